@@ -1,0 +1,62 @@
+"""apo-bench: which neural-network optimizer, at which precision, at what cost.
+
+The names below are all a plugin needs; each is imported when it is first used, so that importing this package
+costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apo_bench.competitor import Competitor, Search, hyperparameter
+    from apo_bench.data.examples import Batch, Dataset, Examples, Splits
+    from apo_bench.tasks.task import Task
+    from apo_bench.training.objectives import Accuracy, CrossEntropy
+    from apo_bench.training.problem import Problem, StepResult, UpdateRule
+    from apo_bench.training.rules import TorchRule
+
+_HOME = {
+    "Accuracy": "apo_bench.training.objectives",
+    "Batch": "apo_bench.data.examples",
+    "Competitor": "apo_bench.competitor",
+    "CrossEntropy": "apo_bench.training.objectives",
+    "Dataset": "apo_bench.data.examples",
+    "Examples": "apo_bench.data.examples",
+    "Problem": "apo_bench.training.problem",
+    "Search": "apo_bench.competitor",
+    "Splits": "apo_bench.data.examples",
+    "StepResult": "apo_bench.training.problem",
+    "Task": "apo_bench.tasks.task",
+    "TorchRule": "apo_bench.training.rules",
+    "UpdateRule": "apo_bench.training.problem",
+    "hyperparameter": "apo_bench.competitor",
+}
+
+__all__ = [  # noqa: RUF022 - sorted as in _HOME, which a test compares
+    "Accuracy",
+    "Batch",
+    "Competitor",
+    "CrossEntropy",
+    "Dataset",
+    "Examples",
+    "Problem",
+    "Search",
+    "Splits",
+    "StepResult",
+    "Task",
+    "TorchRule",
+    "UpdateRule",
+    "hyperparameter",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("apo-bench")

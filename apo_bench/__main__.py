@@ -1,0 +1,8 @@
+"""``python -m apo_bench`` is ``apo-bench``."""
+
+import sys
+
+from apo_bench.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Streams of training batches: permutations of the training set, gathered and augmented on the device."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from apo_bench.data.examples import Batch, Examples
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""From images ``(batch, channel, height, width)`` and a CPU generator to images of the same shape."""
+
+
+class BatchStream:
+    """An endless sequence of equally large batches, reshuffled at every pass.
+
+    The examples that do not fill a batch are left out of that pass, others in each, so that every step of every
+    run sees the same batch size. All randomness comes from CPU generators: the sequence is the same on every
+    device.
+
+    Args:
+        examples: The split, on the device where the batches are wanted.
+        batch_size: Examples a batch.
+        order: Source of the permutations.
+        augmentation: Applied to the first input.
+        augmentation_source: Source of the augmentation's randomness; needed with `augmentation`.
+
+    Raises:
+        ValueError: The split is smaller than a batch.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        order: torch.Generator,
+        augmentation: Augmentation | None = None,
+        augmentation_source: torch.Generator | None = None,
+    ) -> None:
+        if not 0 < batch_size <= len(examples):
+            raise ValueError(f"batch size {batch_size} does not fit a split of {len(examples)} examples")
+        self._examples = examples
+        self._batch_size = batch_size
+        self._order = order
+        self._augmentation = augmentation
+        self._augmentation_source = augmentation_source or torch.Generator()
+        self.batches_per_pass = len(examples) // batch_size
+        self._position = self.batches_per_pass
+        self._permutation = torch.empty(0, dtype=torch.int64)
+
+    def draw(self) -> Batch:
+        """Return the next batch."""
+        if self._position == self.batches_per_pass:
+            permutation = torch.randperm(len(self._examples), generator=self._order)
+            self._permutation = permutation.to(self._examples.targets.device)
+            self._position = 0
+        start = self._position * self._batch_size
+        self._position += 1
+        batch = self._examples.take(self._permutation[start : start + self._batch_size])
+        if self._augmentation is None:
+            return batch
+        first = self._augmentation(batch.inputs[0], self._augmentation_source)
+        return Batch((first, *batch.inputs[1:]), batch.targets)
+
+
+def crop_and_flip(padding: int) -> Augmentation:
+    """Random translation by up to ``padding`` pixels (zeros move in) and random horizontal flip, per image.
+
+    The usual augmentation of CIFAR (He et al., 2016, section 4.2, with padding 4).
+    """
+
+    def augment(images_BCHW: Tensor, source: torch.Generator) -> Tensor:  # noqa: N803
+        batch, _, height, width = images_BCHW.shape
+        device = images_BCHW.device
+        draws = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=source).to(device)
+        flip_B1 = torch.randint(0, 2, (batch, 1), generator=source).to(device, torch.bool)
+        rows_BH = draws[0] + torch.arange(height, device=device)
+        across_W = torch.arange(width, device=device)
+        columns_BW = draws[1] + torch.where(flip_B1, across_W.flip(0), across_W)
+        padded = torch.nn.functional.pad(images_BCHW, (padding,) * 4)
+        image_B11 = torch.arange(batch, device=device)[:, None, None]
+        return padded[image_B11, :, rows_BH[:, :, None], columns_BW[:, None, :]].permute(0, 3, 1, 2)
+
+    return augment

@@ -1,0 +1,37 @@
+"""Errors that a user sees as one line: what is wrong, where, and the mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ApoBenchError(Exception):
+    """Base of the errors whose message is written for the user; the command line prints it and exits."""
+
+    exit_code = 2
+
+
+class UsageError(ApoBenchError):
+    """The command, a name or a value is wrong; the message says the mend."""
+
+
+class StoreError(ApoBenchError):
+    """The store cannot be used as it is."""
+
+
+class DataError(ApoBenchError):
+    """A dataset is missing or damaged."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a suggestion to append to "unknown ...": the nearest known name, or all of them.
+
+    >>> did_you_mean("sgdn", ["adam", "sgdm"])
+    "; did you mean 'sgdm'?"
+    >>> did_you_mean("zzz", ["adam", "sgdm"])
+    '; known: adam, sgdm'
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(names) if names else 'none'}"

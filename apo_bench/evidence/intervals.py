@@ -1,0 +1,49 @@
+"""Interval estimates over seeds, by Student's t."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean with its two-sided interval.
+
+    Attributes:
+        mean: Sample mean.
+        half_width: Half the interval's width; `None` at n = 1, where nothing is known of the spread.
+        n: Number of values.
+    """
+
+    mean: float
+    half_width: float | None
+    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether 0 lies outside; never at n = 1."""
+        return self.half_width is not None and abs(self.mean) > self.half_width
+
+
+def mean_interval(values: Sequence[float], *, comparisons: int = 1) -> Interval:
+    """Two-sided t interval of the mean.
+
+    Args:
+        values: One a seed, at least one.
+        comparisons: Number of intervals of a family that are to hold together at the confidence of 95 %
+            (Bonferroni); 1 for a single interval.
+
+    >>> mean_interval([1.0, 2.0, 3.0])
+    Interval(mean=2.0, half_width=2.484..., n=3)
+    >>> mean_interval([1.0])
+    Interval(mean=1.0, half_width=None, n=1)
+    """
+    n = len(values)
+    mean = sum(values) / n
+    if n == 1:
+        return Interval(mean, None, 1)
+    quantile = float(stats.t.ppf(1.0 - (1.0 - CONFIDENCE) / (2 * comparisons), n - 1))
+    return Interval(mean, quantile * float(stats.sem(values)), n)

@@ -1,0 +1,265 @@
+"""From records to a leaderboard: pure functions, no rendering.
+
+A cell is a task, a competitor with its hyperparameters, a precision and a budget; its runs differ in the seed. A
+cell with a diverged run has no mean: an average over the survivors would flatter it. Runs that failed for the machine's reasons (crash,
+memory, interruption) are counted apart and never as a loss.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+from apo_bench.evidence.intervals import Interval, mean_interval
+from apo_bench.record import Direction, Diverged, PrecisionBackend, RunRecord, TaskFacts
+from apo_bench.spec import Device, Precision, RunSpec, Scale, Scalar
+
+REFERENCE = "sgdm"
+"""Every competitor is compared with it, in the same precision, paired by seed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One cell.
+
+    Attributes:
+        competitor: Name, with the hyperparameters that tell it from other settings of the same optimizer.
+        precision: Number formats.
+        emulated: Whether 16-bit arithmetic was emulated; its costs then say nothing and are `None`.
+        score: Test score over seeds; `None` when a run diverged or none is finished.
+        versus_reference: Paired difference to the reference, simultaneous within the task.
+        results: Runs with a result, diverged ones included.
+        diverged: Runs that diverged.
+        failed: Runs that failed for other reasons.
+        planned: Runs that the plan holds, `None` when no plan is known.
+        best_validation: Mean of each run's best validation value.
+        epochs: Budget.
+        step_ms: Median over runs of the run's median step, in milliseconds.
+        train_seconds: Median over runs.
+        peak_memory_bytes: Largest over runs.
+        state_bytes: Largest over runs.
+    """
+
+    competitor: str
+    precision: Precision
+    emulated: bool
+    score: Interval | None
+    versus_reference: Interval | None
+    results: int
+    diverged: int
+    failed: int
+    planned: int | None
+    best_validation: float | None
+    epochs: float
+    step_ms: float | None
+    train_seconds: float | None
+    peak_memory_bytes: int | None
+    state_bytes: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One task on one kind of device; rows best first, diverged cells last."""
+
+    task: str
+    device: Device
+    facts: TaskFacts | None
+    rows: tuple[Row, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaderboard:
+    """All tasks of a suite at one scale.
+
+    Attributes:
+        suite: Name.
+        scale: Scale.
+        sections: One a task.
+        machines: Distinct machines and versions the records come from.
+        failures: Runs without a result: title and message.
+    """
+
+    suite: str
+    scale: Scale
+    sections: tuple[Section, ...]
+    machines: tuple[str, ...]
+    failures: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """What identifies a cell, hashable."""
+
+    task: str
+    optimizer: str
+    hyperparameters: tuple[tuple[str, Scalar], ...]
+    schedule: object
+    precision: Precision
+    epochs: float
+    device: Device
+
+    @classmethod
+    def of(cls, run: RunSpec) -> "_Cell":
+        return cls(
+            run.task,
+            run.optimizer.name,
+            tuple(sorted(run.optimizer.hyperparameters.items())),
+            run.optimizer.schedule,
+            run.precision,
+            run.budget.epochs,
+            run.device,
+        )
+
+
+def leaderboard(
+    suite: str, scale: Scale, records: Iterable[RunRecord], planned: Sequence[RunSpec] | None = None
+) -> Leaderboard:
+    """Build the leaderboard of a suite.
+
+    Args:
+        suite: Its name.
+        scale: Its scale.
+        records: The newest record of each run (`apo_bench.store.Scan.newest`).
+        planned: With it the leaderboard holds these runs alone, and says how many are still to come; otherwise it
+            holds all records made under this suite and scale.
+    """
+    kept = list(records)
+    if planned is None:
+        kept = [record for record in kept if record.suite == suite and record.scale == scale]
+    else:
+        wanted = {run.run_id for run in planned}
+        kept = [record for record in kept if record.run_id in wanted]
+    by_cell: dict[_Cell, list[RunRecord]] = defaultdict(list)
+    plan_sizes: dict[_Cell, int] = defaultdict(int)
+    for run in planned or ():
+        plan_sizes[_Cell.of(run)] += 1
+        by_cell[_Cell.of(run)] = []
+    for record in kept:
+        by_cell[_Cell.of(record.spec)].append(record)
+    places = dict.fromkeys((cell.task, cell.device) for cell in by_cell)
+    sections = [
+        _section(
+            task, device, {cell: runs for cell, runs in by_cell.items() if (cell.task, cell.device) == (task, device)},
+            plan_sizes if planned is not None else None,
+        )
+        for task, device in (places if planned is not None else sorted(places))
+    ]
+    machines = dict.fromkeys(_machine(record) for record in kept if record.environment)
+    failures = [
+        (record.spec.title, getattr(record.outcome, "message", "interrupted"))
+        for record in kept
+        if not record.is_result
+    ]
+    return Leaderboard(suite, scale, tuple(sections), tuple(machines), tuple(failures))
+
+
+def _section(
+    task: str, device: Device, cells: Mapping[_Cell, list[RunRecord]], plan_sizes: Mapping[_Cell, int] | None
+) -> Section:
+    facts = next((record.task for runs in cells.values() for record in runs if record.task), None)
+    names = _competitor_names(cells)
+    references = {
+        (cell.precision, cell.epochs): runs for cell, runs in cells.items() if names[cell] == REFERENCE
+    }
+    comparisons = max(1, sum(names[cell] != REFERENCE for cell in cells))
+    rows = [
+        _row(
+            names[cell],
+            cell,
+            runs,
+            references.get((cell.precision, cell.epochs), []) if names[cell] != REFERENCE else [],
+            comparisons,
+            plan_sizes[cell] if plan_sizes is not None else None,
+        )
+        for cell, runs in cells.items()
+    ]
+    sign = -1.0 if facts is None or facts.direction is Direction.MAXIMIZE else 1.0
+
+    def order(row: Row) -> tuple[bool, bool, float]:
+        if row.score is None:
+            return (True, row.diverged > 0, 0.0)
+        return (False, False, sign * row.score.mean)
+
+    return Section(task, device, facts, tuple(sorted(rows, key=order)))
+
+
+def _competitor_names(cells: Iterable[_Cell]) -> dict[_Cell, str]:
+    """Name competitors; where an optimizer appears with several settings, append what differs."""
+    by_optimizer: dict[str, list[_Cell]] = defaultdict(list)
+    for cell in cells:
+        by_optimizer[cell.optimizer].append(cell)
+    names = {}
+    for optimizer, same in by_optimizer.items():
+        values: dict[str, set[Scalar]] = defaultdict(set)
+        for cell in same:
+            for name, value in cell.hyperparameters:
+                values[name].add(value)
+        schedules = {str(cell.schedule) for cell in same}
+        for cell in same:
+            differing = [f"{name}={value}" for name, value in cell.hyperparameters if len(values[name]) > 1]
+            if len(schedules) > 1:
+                differing.append(type(cell.schedule).__name__.lower())
+            names[cell] = f"{optimizer} ({', '.join(differing)})" if differing else optimizer
+    return names
+
+
+def _row(
+    name: str,
+    cell: _Cell,
+    runs: Sequence[RunRecord],
+    reference: Sequence[RunRecord],
+    comparisons: int,
+    planned: int | None,
+) -> Row:
+    results = [record for record in runs if record.is_result]
+    diverged = sum(isinstance(record.outcome, Diverged) for record in results)
+    tests = _test_scores(results)
+    emulated = any(
+        record.precision is not None and record.precision.backend is PrecisionBackend.EMULATED for record in results
+    )
+    costs = [] if emulated else [record.cost for record in results if record.cost]
+    best = [record.scores.best_validation for record in results if record.scores.best_validation is not None]
+    steps = [cost.step_ms for cost in costs if cost.step_ms is not None]
+    peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
+    states = [cost.state_bytes for cost in costs if cost.state_bytes is not None]
+    return Row(
+        competitor=name,
+        precision=cell.precision,
+        emulated=emulated,
+        score=mean_interval(list(tests.values())) if tests and not diverged else None,
+        versus_reference=None if diverged else _paired(tests, reference, comparisons),
+        results=len(results),
+        diverged=diverged,
+        failed=len(runs) - len(results),
+        planned=planned,
+        best_validation=sum(best) / len(best) if best and not diverged else None,
+        epochs=cell.epochs,
+        step_ms=median(steps) if steps else None,
+        train_seconds=median(cost.train_seconds for cost in costs) if costs else None,
+        peak_memory_bytes=max(peaks, default=None),
+        state_bytes=max(states, default=None),
+    )
+
+
+def _test_scores(results: Iterable[RunRecord]) -> dict[int, float]:
+    return {record.spec.seed: record.scores.test for record in results if record.scores.test is not None}
+
+
+def _paired(tests: Mapping[int, float], reference: Sequence[RunRecord], comparisons: int) -> Interval | None:
+    """Mean difference over the seeds that both have; `None` unless there is one and the reference never diverged."""
+    if any(isinstance(record.outcome, Diverged) for record in reference):
+        return None
+    others = _test_scores(record for record in reference if record.is_result)
+    differences = [tests[seed] - others[seed] for seed in sorted(tests.keys() & others.keys())]
+    return mean_interval(differences, comparisons=comparisons) if differences else None
+
+
+def _machine(record: RunRecord) -> str:
+    made = record.environment
+    if made is None:
+        return "unknown"
+    revision = f" ({made.git_sha[:10]}{', modified' if made.dirty else ''})" if made.git_sha else ""
+    return (
+        f"{made.device_name}, {made.threads} threads, Python {made.python}, torch {made.torch}, "
+        f"apo-bench {made.apo_bench}{revision}"
+    )

@@ -1,0 +1,1 @@
+"""Run many runs: isolated processes on this machine."""

@@ -1,0 +1,231 @@
+"""Runs as isolated processes on this machine.
+
+Every run has a process of its own, forked from a server that has imported torch once: a start costs tens of
+milliseconds, a crash costs one run, and memory is measured on the run alone. The server runs no operator, so
+neither OpenMP nor CUDA is initialized before the fork.
+"""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import multiprocessing.forkserver
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from apo_bench.executors.job import Begun, Busy, Finished, Job, Report, failed, now
+from apo_bench.record import Crashed, Event, Interrupted, Outcome
+from apo_bench.spec import RunSpec
+from apo_bench.store import OUTPUT, Store, read_events
+
+_POLL_SECONDS = 0.25
+_ELSEWHERE_SECONDS = 2.0
+
+
+class Watcher:
+    """What a display learns of the runs; every method may be overridden."""
+
+    def started(self, run: RunSpec) -> None:
+        """A run's process has begun."""
+
+    def event(self, run: RunSpec, event: Event) -> None:
+        """A run has written an event."""
+
+    def finished(self, run: RunSpec, outcome: Outcome) -> None:
+        """A run's record is in the store."""
+
+    def elsewhere(self, runs: int) -> None:
+        """Only runs are left that another process is running; waiting for them."""
+
+    def draining(self, runs: int) -> None:
+        """Ctrl-C came; waiting for the runs in flight."""
+
+
+def start_fork_server() -> ForkServerContext:
+    """Start the server that imports torch, in the background, so that the first run need not wait for it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["apo_bench.executors.worker"])
+    multiprocessing.forkserver.ensure_running()
+    return context
+
+
+@dataclasses.dataclass
+class _Live:
+    job: Job
+    process: BaseProcess
+    reports: Connection
+    started_at: str
+    folder: Path | None = None
+    offset: int = 0
+    outcome: Outcome | None = None
+    busy: bool = False
+
+
+def execute(
+    jobs: Sequence[Job],
+    store: Store,
+    *,
+    workers: int,
+    watcher: Watcher,
+    result_of: Callable[[Job], Outcome | None],
+) -> bool:
+    """Run jobs, at most ``workers`` at a time, in their order.
+
+    Ctrl-C once lets the runs in flight finish, twice stops them; both leave a clean store. A job that another process
+    runs is waited for.
+
+    Args:
+        jobs: What to run.
+        store: Where the records go.
+        workers: Processes at a time.
+        watcher: Told of every change.
+        result_of: The outcome of a job that another process has meanwhile brought to a result, if it has.
+
+    Returns:
+        Whether all jobs were run; False after Ctrl-C.
+    """
+    return _Executor(jobs, store, workers, watcher, result_of).run()
+
+
+class _Executor:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        store: Store,
+        workers: int,
+        watcher: Watcher,
+        result_of: Callable[[Job], Outcome | None],
+    ) -> None:
+        self.waiting = deque(jobs)
+        self.elsewhere: deque[Job] = deque()
+        self.store = store
+        self.workers = workers
+        self.watcher = watcher
+        self.result_of = result_of
+        self.live: list[_Live] = []
+        self.interrupts = 0
+        self.context = start_fork_server()
+
+    def run(self) -> bool:
+        with self._interruptible():
+            while self.live or (not self.interrupts and (self.waiting or self.elsewhere)):
+                while not self.interrupts and self.waiting and len(self.live) < self.workers:
+                    self._start(self.waiting.popleft())
+                if not self.live:
+                    if not self.interrupts and self.elsewhere:
+                        self._look_elsewhere()
+                    continue
+                wait(
+                    [live.process.sentinel for live in self.live] + [live.reports for live in self.live],
+                    timeout=_POLL_SECONDS,
+                )
+                for live in list(self.live):
+                    self._attend(live)
+        return not self.interrupts
+
+    def _start(self, job: Job) -> None:
+        from apo_bench.executors.worker import work  # imports torch
+
+        mine, theirs = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=work, args=(msgspec.json.encode(job), theirs), daemon=False)
+        process.start()
+        theirs.close()
+        self.live.append(_Live(job, process, mine, started_at=now()))
+
+    def _attend(self, live: _Live) -> None:
+        exited = live.process.exitcode is not None  # before reading, so that the last report is not missed
+        self._read_reports(live)
+        if live.folder is not None:
+            events, live.offset = read_events(live.folder, live.offset)
+            for event in events:
+                self.watcher.event(live.job.run, event)
+        if not exited:
+            return
+        self.live.remove(live)
+        live.reports.close()
+        live.process.join()
+        if live.busy:
+            self.elsewhere.append(live.job)
+            return
+        if live.outcome is None:
+            live.outcome = self._bury(live)
+        self.watcher.finished(live.job.run, live.outcome)
+
+    def _read_reports(self, live: _Live) -> None:
+        with contextlib.suppress(EOFError):
+            while live.reports.poll():
+                report: Report = msgspec.json.decode(live.reports.recv_bytes(), type=Report)
+                match report:
+                    case Begun():
+                        live.folder = Path(report.folder)
+                        self.watcher.started(live.job.run)
+                    case Busy():
+                        live.busy = True
+                    case Finished():
+                        live.outcome = report.outcome
+
+    def _bury(self, live: _Live) -> Outcome:
+        """Write the record of a run whose process died without writing one."""
+        code = live.process.exitcode or 0
+        if self.interrupts > 1:
+            outcome: Outcome = Interrupted()
+        elif code < 0:
+            name = signal.Signals(-code).name
+            hint = " (often the kernel, out of memory)" if -code == signal.SIGKILL else ""
+            outcome = Crashed(message=f"the run's process was killed by {name}{hint}")
+        else:
+            outcome = Crashed(message=f"the run's process ended with exit status {code}{_last_words(live.folder)}")
+        if live.folder is not None and live.folder.is_dir():
+            workspace = self.store.adopt(live.folder)
+            workspace.finish(failed(live.job, outcome, live.started_at))
+        return outcome
+
+    def _look_elsewhere(self) -> None:
+        """Drop what another process has finished; take over what it has given up."""
+        pending: deque[Job] = deque()
+        for job in self.elsewhere:
+            outcome = self.result_of(job)
+            if outcome is None:
+                pending.append(job)
+            else:
+                self.watcher.finished(job.run, outcome)
+        self.elsewhere.clear()
+        if pending:
+            self.watcher.elsewhere(len(pending))
+            time.sleep(_ELSEWHERE_SECONDS)
+            self.waiting = pending
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        def on_interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+            self.interrupts += 1
+            if self.interrupts == 1:
+                self.watcher.draining(len(self.live))
+            else:
+                for live in self.live:
+                    live.process.terminate()
+
+        previous: Any = signal.signal(signal.SIGINT, on_interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+            for live in self.live:
+                live.process.kill()
+
+
+def _last_words(folder: Path | None) -> str:
+    """The last line a run printed, as the likeliest reason of its end."""
+    if folder is None or not (folder / OUTPUT).is_file():
+        return ""
+    lines = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((f": {line.strip()[:300]}" for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,115 @@
+"""One run in a process of its own. The fork server imports this module, and with it torch, once."""
+
+import faulthandler
+import os
+import signal
+import threading
+import traceback
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgspec
+import torch
+
+from apo_bench import registry
+from apo_bench.errors import ApoBenchError
+from apo_bench.executors.job import Begun, Busy, Finished, Job, Report, failed, now
+from apo_bench.measure.environment import environment
+from apo_bench.record import SCHEMA, Crashed, OutOfMemory, RunRecord
+from apo_bench.spec import Device
+from apo_bench.store import Store, Workspace
+from apo_bench.training.trainer import train
+
+
+def work(encoded: bytes, reports: Connection) -> None:
+    """Run one job and report to the parent; the target of the worker's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    _die_with_parent()
+    job = msgspec.json.decode(encoded, type=Job)
+    store = Store(Path(job.store))
+    with store.claim(job.run.run_id) as mine:
+        if not mine:
+            _send(reports, Busy())
+            return
+        workspace = store.begin(job.run.run_id)
+        _send(reports, Begun(folder=str(workspace.folder)))
+        _redirect_output(workspace)
+        record = _record(job, workspace)
+        workspace.finish(record)
+    _send(reports, Finished(outcome=record.outcome))
+
+
+def _record(job: Job, workspace: Workspace) -> RunRecord:
+    started_at = now()
+    try:
+        torch.set_num_threads(job.threads)
+        device = _device(job.run.device)
+        task = registry.tasks()[job.run.task].load()()
+        competitor = registry.optimizers()[job.run.optimizer.name].load()
+        training = train(job.run, task, competitor, device, workspace.append)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return failed(job, OutOfMemory(message=_last_line(error)), started_at)
+    except ApoBenchError as error:
+        return failed(job, Crashed(message=str(error)), started_at)
+    except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the other runs go on
+        traceback.print_exc()
+        if "can't allocate memory" in str(error):  # torch's CPU allocator raises a RuntimeError
+            return failed(job, OutOfMemory(message=_last_line(error)), started_at)
+        return failed(job, Crashed(message=_last_line(error)), started_at)
+    return RunRecord(
+        schema=SCHEMA,
+        spec=job.run,
+        suite=job.suite,
+        scale=job.scale,
+        started_at=started_at,
+        finished_at=now(),
+        outcome=training.outcome,
+        fingerprint=job.fingerprint,
+        environment=environment(device),
+        task=training.task,
+        precision=training.precision,
+        scores=training.scores,
+        cost=training.cost,
+        curve=training.curve,
+    )
+
+
+def _device(kind: Device) -> torch.device:
+    if kind is Device.CPU:
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; makes it deterministic
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+
+
+def _redirect_output(workspace: Workspace) -> None:
+    """Send what the run prints, C code and crash dumps included, to a file of its own."""
+    descriptor = os.open(workspace.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    faulthandler.enable()
+
+
+def _die_with_parent() -> None:
+    """End this process when the command that asked for it is gone, even by SIGKILL."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watch-parent").start()
+
+
+def _send(reports: Connection, report: Report) -> None:
+    reports.send_bytes(msgspec.json.encode(report))

@@ -1,0 +1,68 @@
+"""Keep a plan's leaderboard file up to date while its runs finish."""
+
+import time
+
+from apo_bench.evidence.leaderboard import Leaderboard, leaderboard
+from apo_bench.executors.local import Watcher
+from apo_bench.plan import Plan
+from apo_bench.record import Event, Outcome
+from apo_bench.report.markdown import leaderboard_markdown
+from apo_bench.spec import RunSpec
+from apo_bench.store import Store, write_durably
+
+_SECONDS = 2.0
+"""Shortest time between two rewrites."""
+
+
+class Publisher(Watcher):
+    """Passes everything on to a display and rewrites the leaderboard as cells finish.
+
+    Args:
+        store: Where records are read and the leaderboard is written.
+        plan: Whose runs it shows.
+    """
+
+    def __init__(self, store: Store, plan: Plan) -> None:
+        self.path = store.leaderboards / f"{plan.suite.name}-{plan.suite.scale}.md"
+        self._store = store
+        self._plan = plan
+        self._display = Watcher()
+        self._next = 0.0
+
+    def follow(self, display: Watcher) -> None:
+        """Pass events on to ``display``."""
+        self._display = display
+
+    def publish(self) -> Leaderboard:
+        """Write the leaderboard of the plan's runs as the store holds them now."""
+        board = leaderboard(
+            self._plan.suite.name,
+            self._plan.suite.scale,
+            self._store.scan().newest().values(),
+            [planned.run for planned in self._plan.runs],
+        )
+        write_durably(self.path, leaderboard_markdown(board).encode())
+        return board
+
+    def started(self, run: RunSpec) -> None:
+        """Pass on."""
+        self._display.started(run)
+
+    def event(self, run: RunSpec, event: Event) -> None:
+        """Pass on."""
+        self._display.event(run, event)
+
+    def finished(self, run: RunSpec, outcome: Outcome) -> None:
+        """Pass on, and rewrite."""
+        self._display.finished(run, outcome)
+        if time.monotonic() >= self._next:
+            self.publish()
+            self._next = time.monotonic() + _SECONDS
+
+    def elsewhere(self, runs: int) -> None:
+        """Pass on."""
+        self._display.elsewhere(runs)
+
+    def draining(self, runs: int) -> None:
+        """Pass on."""
+        self._display.draining(runs)

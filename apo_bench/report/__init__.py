@@ -1,0 +1,1 @@
+"""Rendering: statements to Markdown."""

@@ -1,0 +1,170 @@
+"""Leaderboards as Markdown and as plain tables. Rendering only: every number comes in finished."""
+
+from collections.abc import Callable, Sequence
+
+from tabulate import tabulate
+
+from apo_bench.evidence.intervals import Interval
+from apo_bench.evidence.leaderboard import REFERENCE, Leaderboard, Row, Section
+
+_DASH = "–"
+
+_Column = tuple[str, Callable[[Row], str]]
+
+
+def leaderboard_markdown(board: Leaderboard) -> str:
+    """Render a whole leaderboard as a Markdown page."""
+    lines = [
+        f"# Leaderboard: {board.suite}, scale {board.scale}",
+        "",
+        _progress(board),
+        "",
+    ]
+    for section in board.sections:
+        lines += [f"## {_text(section.task)} on {section.device}", "", _facts(section), "", _table(section, _columns(section), "pipe"), ""]
+    if board.failures:
+        lines += ["## Runs without a result", ""]
+        lines += [f"- {_text(title)}: {_text(message)}" for title, message in board.failures]
+        lines.append("")
+    lines += ["## How to read this", "", _LEGEND, ""]
+    if board.machines:
+        lines += ["Made on:", ""]
+        lines += [f"- {_text(machine)}" for machine in board.machines]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def leaderboard_text(board: Leaderboard) -> str:
+    """Render the main columns for a terminal."""
+    parts = [
+        f"{section.task} on {section.device}\n{_table(section, _columns(section, compact=True), 'simple')}"
+        for section in board.sections
+    ]
+    return "\n\n".join([*parts, _progress(board)])
+
+
+_LEGEND = f"""\
+- The score is the metric on the **test** set, evaluated once, after the last step of a fixed budget; every competitor of
+  a task gets the same epochs, initial weights and batches. *best validation* is the highest point of the
+  validation curve, for orientation only.
+- **±** is the half-width of a 95 % t interval over seeds; n counts the seeds. A row with n = 1 has no interval
+  and says nothing about the order.
+- *vs. {REFERENCE}* is the mean difference to {REFERENCE} in the same precision, paired by seed, with simultaneous 95 %
+  intervals over the task's table (Bonferroni). **Bold** where the interval excludes zero: only there is a
+  difference claimed.
+- A cell with a diverged run shows how many diverged and no mean.
+- *emulated*: 16-bit products were computed in float32 from 16-bit values and rounded on output; scores are those of 16 bit,
+  costs are not and stay empty.
+- *ms/step* and *training* are this machine's own clock during the run, without evaluation; *memory* is the peak of the
+  run's process (CPU) or of the allocator (CUDA); *state* counts the bytes an optimizer keeps between steps.\
+"""
+
+
+def _columns(section: Section, *, compact: bool = False) -> list[_Column]:
+    metric = section.facts.metric if section.facts else "score"
+    columns: list[_Column] = [
+        ("optimizer", lambda row: row.competitor if compact else _text(row.competitor)),
+        ("precision", lambda row: f"{row.precision} (emulated)" if row.emulated else str(row.precision)),
+        (f"test {metric}", _score),
+        ("n", _count),
+        (f"vs. {REFERENCE}", lambda row: _difference(row.versus_reference, bold=not compact)),
+        ("epochs", lambda row: f"{row.epochs:g}"),
+        ("ms/step", lambda row: _number(row.step_ms, ".1f")),
+    ]
+    if compact:
+        return columns
+    return [
+        *columns,
+        ("training", lambda row: _duration(row.train_seconds)),
+        ("memory", lambda row: _size(row.peak_memory_bytes)),
+        ("state", lambda row: _size(row.state_bytes)),
+        ("best validation", lambda row: _number(row.best_validation, ".2f")),
+    ]
+
+
+def _table(section: Section, columns: Sequence[_Column], form: str) -> str:
+    return tabulate(
+        [[render(row) for _, render in columns] for row in section.rows],
+        headers=[name for name, _ in columns],
+        tablefmt=form,
+        disable_numparse=True,
+        colalign=["left", "left", *["right"] * (len(columns) - 2)],
+    )
+
+
+def _facts(section: Section) -> str:
+    facts = section.facts
+    if facts is None:
+        return "No run is finished yet."
+    return (
+        f"{_text(facts.model)} ({facts.parameters:,} parameters) on {_text(facts.dataset)}: "
+        f"{facts.train_examples:,} training, {facts.validation_examples:,} validation and "
+        f"{facts.test_examples:,} test examples; batch {facts.batch_size}, {facts.steps_per_epoch} steps an epoch."
+    )
+
+
+def _progress(board: Leaderboard) -> str:
+    rows = [row for section in board.sections for row in section.rows]
+    done = sum(row.results for row in rows)
+    failed = sum(row.failed for row in rows)
+    planned = [row.planned for row in rows if row.planned is not None]
+    text = f"{done} of {sum(planned)} runs have a result" if planned else f"{done} runs have a result"
+    return f"{text}; {failed} failed." if failed else f"{text}."
+
+
+def _score(row: Row) -> str:
+    if row.diverged:
+        return f"diverged {row.diverged} of {row.results}"
+    return _estimate(row.score)
+
+
+def _count(row: Row) -> str:
+    pending = row.planned is not None and row.results < row.planned
+    count = f"{row.results} of {row.planned}" if pending else str(row.results)
+    return f"{count}, {row.failed} failed" if row.failed else count
+
+
+def _estimate(interval: Interval | None) -> str:
+    if interval is None:
+        return _DASH
+    if interval.half_width is None:
+        return f"{interval.mean:.2f}"
+    return f"{interval.mean:.2f} ± {interval.half_width:.2f}"
+
+
+def _difference(interval: Interval | None, *, bold: bool) -> str:
+    if interval is None or interval.half_width is None:
+        return _DASH
+    text = f"{interval.mean:+.2f} ± {interval.half_width:.2f}"
+    if interval.excludes_zero:
+        return f"**{text}**" if bold else f"{text} *"
+    return text
+
+
+def _number(value: float | None, form: str) -> str:
+    return _DASH if value is None else format(value, form)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return _DASH
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"  # noqa: PLR2004
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return _DASH
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:  # noqa: PLR2004
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
+
+
+def _text(text: str) -> str:
+    """Make a name or message harmless inside a table or a list: one line, no markup."""
+    flat = " ".join(text.split())
+    for character in "\\`*_[]<>|":
+        flat = flat.replace(character, f"\\{character}")
+    return flat

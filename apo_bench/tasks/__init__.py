@@ -1,0 +1,1 @@
+"""Tasks: a dataset, a model, an objective and a metric under one name."""

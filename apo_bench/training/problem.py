@@ -1,0 +1,173 @@
+"""What an update rule may see of a run: model, loss, batches and gradients. No validation or test data, no clock."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from apo_bench.data.examples import Batch
+from apo_bench.training.objectives import Objective
+from apo_bench.training.precision import LossScale, PrecisionPolicy
+
+
+class StepResult(NamedTuple):
+    """What a step reports.
+
+    Attributes:
+        loss: Detached loss of the batch before the step.
+        applied: False when a scaled gradient overflowed and parameters, optimizer state and everything learned are
+            untouched.
+    """
+
+    loss: Tensor
+    applied: bool
+
+
+class UpdateRule(Protocol):
+    """Anything that can take a step on a `Problem`.
+
+    A rule whose learning rate follows a schedule also has ``scale_learning_rate(factor: float) -> None``
+    (`Schedulable`); without it, only a constant schedule is accepted.
+    """
+
+    def step(self, batch: Batch) -> StepResult:
+        """Update the model's parameters in place from one batch."""
+        ...
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """While active the model holds the parameters as they should be judged (averages, for some)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        ...
+
+    def state_tensors(self) -> Mapping[str, Iterable[Tensor]]:
+        """Tensors held beside parameters and gradients, by purpose, for exact byte counts."""
+        ...
+
+
+class Schedulable(Protocol):
+    """An update rule whose learning rate can follow a schedule."""
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Use ``factor`` times the declared learning rate from now on."""
+        ...
+
+
+class Gradients(NamedTuple):
+    """Unscaled gradients.
+
+    Attributes:
+        values: One for each of `Problem.parameters`; `None` where the loss does not depend on it.
+        finite: False when loss scaling found an overflow. Without loss scaling always True: looking would cost a
+            synchronization, and the trainer finds a loss that is not finite.
+    """
+
+    values: tuple[Tensor | None, ...]
+    finite: bool
+
+
+class Problem:
+    """A model with its training loss, under a precision.
+
+    Args:
+        model: The network, already in its storage format (`PrecisionPolicy.prepare`).
+        objective: Loss and discrepancy.
+        precision: Number formats.
+        additional: Source of training batches beyond those given to `UpdateRule.step`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        precision: PrecisionPolicy,
+        additional: Callable[[], Batch],
+    ) -> None:
+        self.model = model
+        self.objective = objective
+        self.precision = precision
+        self.parameters = tuple(parameter for parameter in model.parameters() if parameter.requires_grad)
+        self._additional = additional
+        self._scales: dict[str, LossScale] = {}
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Run the model on a batch under the precision."""
+        with self.precision.forward():
+            out: Tensor = self.model(*self.precision.cast(batch.inputs))
+            return out
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean loss over ``normalizer(batch)``, a float32 scalar."""
+        return self.objective.loss(outputs, batch)
+
+    def discrepancy(self, new: Tensor, old: Tensor) -> Tensor:
+        """Mean output-space discrepancy ρ(new, old)."""
+        return self.objective.discrepancy(new, old)
+
+    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Targets drawn from the model's predictive distribution."""
+        return self.objective.sample_targets(outputs, generator)
+
+    def normalizer(self, batch: Batch) -> int:
+        """Count over which the loss is a mean: examples or tokens."""
+        return self.objective.normalizer(batch)
+
+    def draw(self) -> Batch:
+        """Draw an additional training batch from a stream of its own; the batches of the steps stay the same."""
+        return self._additional()
+
+    def scale(self, stream: str = "base") -> float:
+        """Factor by which gradients in the backward pass of ``stream`` are larger than the true ones."""
+        return self._scale(stream).value if self.precision.loss_scaling else 1.0
+
+    def gradients(self, loss: Tensor, stream: str = "base") -> Gradients:
+        """Differentiate a loss with respect to `parameters`.
+
+        Under loss scaling the backward pass runs on the scaled loss and each stream keeps a scale of its own, so that
+        an overflow of one does not throw another back.
+
+        Args:
+            loss: Scalar with a graph, which is freed.
+            stream: Name of the stream of gradients.
+
+        Returns:
+            Unscaled gradients and whether all are finite.
+        """
+        scaled = self.precision.loss_scaling
+        scale = self.scale(stream)
+        with self.precision.arithmetic():
+            values = torch.autograd.grad(loss * scale if scaled else loss, self.parameters, allow_unused=True)
+        if not scaled:
+            return Gradients(values, finite=True)
+        finite = _unscale_(values, scale)
+        self._scale(stream).update(finite=finite)
+        return Gradients(values, finite)
+
+    def state_dict(self) -> dict[str, dict[str, float]]:
+        """The loss scales by stream."""
+        return {stream: scale.state_dict() for stream, scale in self._scales.items()}
+
+    def load_state_dict(self, state: dict[str, dict[str, float]]) -> None:
+        """Take up saved loss scales."""
+        for stream, saved in state.items():
+            self._scale(stream).load_state_dict(saved)
+
+    def _scale(self, stream: str) -> LossScale:
+        return self._scales.setdefault(stream, LossScale())
+
+
+def _unscale_(gradients: Iterable[Tensor | None], scale: float) -> bool:
+    present = [gradient for gradient in gradients if gradient is not None]
+    if not present:
+        return True
+    torch._foreach_mul_(present, 1.0 / scale)  # noqa: SLF001 - one kernel for all; no public name
+    largest = torch.stack([extreme.float() for extreme in torch._foreach_norm(present, float("inf"))])  # noqa: SLF001
+    return bool(largest.isfinite().all())

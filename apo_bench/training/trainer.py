@@ -1,0 +1,344 @@
+"""The only training loop.
+
+The clock runs while the update rule steps and stands still during evaluation; the device is synchronized where the clock starts
+and stops, and once a block of steps, when the losses are looked at. Test data are touched once, after the last
+step.
+"""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from apo_bench.competitor import Competitor
+from apo_bench.data.batches import BatchStream
+from apo_bench.data.examples import Examples, Splits
+from apo_bench.errors import UsageError
+from apo_bench.measure.memory import PeakMemory
+from apo_bench.record import (
+    Cost,
+    CurvePoint,
+    Direction,
+    Diverged,
+    Evaluated,
+    Event,
+    Exhausted,
+    Outcome,
+    PrecisionFacts,
+    Progress,
+    Reached,
+    Scores,
+    Started,
+    TaskFacts,
+)
+from apo_bench.schedules import Constant, learning_rate_factor
+from apo_bench.spec import RunSpec
+from apo_bench.tasks.task import Task
+from apo_bench.training import seeds
+from apo_bench.training.precision import PrecisionPolicy
+from apo_bench.training.problem import Problem, StepResult, UpdateRule
+from apo_bench.training.seeds import Purpose
+
+BLOCK = 20
+"""Steps between two looks at the losses, each of which synchronizes the device."""
+GIVE_UP = 40
+"""Skipped steps in a row after which loss scaling has failed: the scale has fallen by 2⁴⁰."""
+_EVALUATION_BATCH = 1000
+_PROGRESS_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What a run's training came to; the record's part that is known only here."""
+
+    outcome: Outcome
+    task: TaskFacts
+    precision: PrecisionFacts
+    scores: Scores
+    cost: Cost
+    curve: tuple[CurvePoint, ...]
+
+
+def initial_model(task: Task, run: RunSpec) -> nn.Module:
+    """Make the network with the weights that every competitor of this (task, seed) starts from."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(run.seed, run.task, Purpose.INITIALIZATION))
+        return task.model()
+
+
+def training_batches(task: Task, run: RunSpec, examples: Examples, *, additional: bool = False) -> BatchStream:
+    """Make the stream of batches that every competitor of this (task, seed) sees, or the additional stream."""
+    order, augmentation = (
+        (Purpose.ADDITIONAL_BATCH_ORDER, Purpose.ADDITIONAL_AUGMENTATION)
+        if additional
+        else (Purpose.BATCH_ORDER, Purpose.AUGMENTATION)
+    )
+    return BatchStream(
+        examples,
+        task.batch_size,
+        seeds.generator(run.seed, run.task, order),
+        task.augmentation,
+        seeds.generator(run.seed, run.task, augmentation),
+    )
+
+
+def train(
+    run: RunSpec,
+    task: Task,
+    competitor: Competitor[object],
+    device: torch.device,
+    observe: Callable[[Event], None] = lambda _: None,
+) -> Training:
+    """Train one run from its first step to its outcome.
+
+    Args:
+        run: What to run.
+        task: The task named in it.
+        competitor: The optimizer named in it.
+        device: Where; of the kind named in it.
+        observe: Called with each event, off the clock.
+
+    Returns:
+        Outcome, scores, cost and curve; all numbers in it are finite.
+
+    Raises:
+        UsageError: The device has no such precision, or the optimizer cannot follow the schedule.
+        DataError: The dataset is missing or damaged.
+    """
+    splits = task.dataset.load().to(device)
+    policy = PrecisionPolicy(run.precision, device)
+    policy.apply_flags()
+    model = initial_model(task, run).to(device)
+    if task.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    precision = policy.prepare(model)
+    batches = training_batches(task, run, splits.train)
+    problem = Problem(
+        model, task.objective, policy, training_batches(task, run, splits.train, additional=True).draw
+    )
+    rule = competitor.build(problem, competitor.hyperparameters(**run.optimizer.hyperparameters))
+    torch.manual_seed(seeds.derive(run.seed, run.task, Purpose.NETWORK))
+    facts = TaskFacts(
+        dataset=task.dataset.name,
+        model=task.model_name,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        train_examples=len(splits.train),
+        validation_examples=len(splits.validation),
+        test_examples=len(splits.test),
+        batch_size=task.batch_size,
+        steps_per_epoch=batches.batches_per_pass,
+        metric=task.metric.name,
+        direction=task.metric.direction,
+    )
+    return _Loop(run, task, problem, rule, batches, splits, device, observe).run(facts, precision)
+
+
+class _Loop:
+    """State of one run's training."""
+
+    def __init__(
+        self,
+        run: RunSpec,
+        task: Task,
+        problem: Problem,
+        rule: UpdateRule,
+        batches: BatchStream,
+        splits: Splits,
+        device: torch.device,
+        observe: Callable[[Event], None],
+    ) -> None:
+        self.spec = run
+        self.task = task
+        self.problem = problem
+        self.rule = rule
+        self.batches = batches
+        self.splits = splits
+        self.observe = observe
+        self.clock = _Clock(device)
+        self.total_steps = run.budget.steps(batches.batches_per_pass)
+        self.taken = 0
+        self.skipped = 0
+        self.skipped_in_a_row = 0
+        self.unseen: list[StepResult] = []
+        self.since_evaluation: list[float] = []
+        self.block_ms: list[float] = []
+        self.curve: list[CurvePoint] = []
+        self.diverged: Diverged | None = None
+        self.rate_factor = 1.0
+        self.next_progress = 0.0
+        self.set_rate = getattr(rule, "scale_learning_rate", None)
+        if self.set_rate is None and run.optimizer.schedule != Constant():
+            raise UsageError(f"optimizer {run.optimizer.name!r} cannot follow a schedule; declare it constant")
+
+    def run(self, facts: TaskFacts, precision: PrecisionFacts) -> Training:
+        per_epoch = facts.steps_per_epoch
+        self.observe(Started(steps=self.total_steps))
+        memory = PeakMemory(self.clock.device)
+        while self.taken < self.total_steps and self.diverged is None:
+            to_epoch_end = per_epoch - self.taken % per_epoch
+            self._block(min(BLOCK, to_epoch_end, self.total_steps - self.taken))
+            if self.diverged is None and (self.taken % per_epoch == 0 or self.taken == self.total_steps):
+                self._evaluate_curve(self.taken / per_epoch)
+        peak = memory.bytes()
+        test = None
+        if self.diverged is None:
+            _, test = self._evaluate(self.splits.test)
+            if not math.isfinite(test):
+                self.diverged, test = Diverged(step=self.taken, reason="test metric is not finite"), None
+        return Training(
+            outcome=self._outcome(),
+            task=facts,
+            precision=precision,
+            scores=self._scores(test),
+            cost=Cost(
+                steps=self.taken,
+                skipped_steps=self.skipped,
+                train_seconds=self.clock.training,
+                eval_seconds=self.clock.evaluating,
+                step_ms=median(self.block_ms[1:]) if self.block_ms[1:] else None,
+                peak_memory_bytes=peak,
+                state_bytes=_bytes(self.rule),
+            ),
+            curve=tuple(self.curve),
+        )
+
+    def _block(self, steps: int) -> None:
+        """Take some steps on the clock, then look at their losses."""
+        before = self.clock.training
+        first = self.taken
+        with self.clock.train():
+            for _ in range(steps):
+                if self.set_rate is not None:
+                    factor = learning_rate_factor(self.spec.optimizer.schedule, self.taken, self.total_steps)
+                    if factor != self.rate_factor:
+                        self.set_rate(factor)
+                        self.rate_factor = factor
+                result = self.rule.step(self.batches.draw())
+                self.unseen.append(result)
+                self.taken += 1
+                self.skipped_in_a_row = 0 if result.applied else self.skipped_in_a_row + 1
+                if self.skipped_in_a_row == GIVE_UP:
+                    self.diverged = Diverged(
+                        step=self.taken - GIVE_UP + 1,
+                        reason=f"{GIVE_UP} steps in a row overflowed at every loss scale",
+                    )
+                    break
+        self.block_ms.append(1000.0 * (self.clock.training - before) / (self.taken - first))
+        self._look(first)
+
+    def _look(self, first: int) -> None:
+        """Find the first loss of the block that is not finite; a skipped step's loss says nothing."""
+        losses = torch.stack([result.loss for result in self.unseen]).tolist()
+        for offset, (loss, result) in enumerate(zip(losses, self.unseen, strict=True)):
+            if not result.applied:
+                self.skipped += 1
+            elif math.isfinite(loss):
+                self.since_evaluation.append(loss)
+            elif self.diverged is None or first + offset + 1 < self.diverged.step:
+                self.diverged = Diverged(step=first + offset + 1, reason="training loss is not finite")
+                break
+        self.unseen.clear()
+        now = time.monotonic()
+        if now >= self.next_progress:
+            self.next_progress = now + _PROGRESS_SECONDS
+            self.observe(Progress(step=self.taken, train_loss=self._train_loss()))
+
+    def _train_loss(self) -> float | None:
+        return math.fsum(self.since_evaluation) / len(self.since_evaluation) if self.since_evaluation else None
+
+    def _evaluate_curve(self, epoch: float) -> None:
+        loss, metric = self._evaluate(self.splits.validation)
+        train_loss = self._train_loss()
+        self.since_evaluation.clear()
+        if not (math.isfinite(loss) and math.isfinite(metric)):
+            self.diverged = Diverged(step=self.taken, reason="validation loss is not finite")
+            return
+        if train_loss is None:
+            return  # every step since the last evaluation was skipped
+        point = CurvePoint(
+            step=self.taken,
+            epoch=epoch,
+            seconds=self.clock.training,
+            train_loss=train_loss,
+            validation_loss=loss,
+            validation=metric,
+            learning_rate_factor=self.rate_factor,
+        )
+        self.curve.append(point)
+        self.observe(Evaluated(point=point))
+
+    @torch.no_grad()
+    def _evaluate(self, examples: Examples) -> tuple[float, float]:
+        """Return the mean loss and metric over a split, with the model in evaluation mode."""
+        model = self.problem.model
+        loss = torch.zeros((), dtype=torch.float64, device=self.clock.device)
+        metric = torch.zeros((), dtype=torch.float64, device=self.clock.device)
+        with self.clock.evaluate(), self.rule.evaluating():
+            model.eval()
+            count = 0
+            for start in range(0, len(examples), _EVALUATION_BATCH):
+                batch = examples.slice(start, start + _EVALUATION_BATCH)
+                outputs = self.problem.outputs(batch)
+                weight = self.problem.normalizer(batch)
+                loss += self.problem.loss(outputs, batch) * weight
+                metric += self.task.metric.total(outputs, batch)
+                count += weight
+            model.train()
+        return float(loss) / count, float(metric) / len(examples)
+
+    def _scores(self, test: float | None) -> Scores:
+        if not self.curve:
+            return Scores(test=test)
+        values = [point.validation for point in self.curve]
+        best = max(values) if self.task.metric.direction is Direction.MAXIMIZE else min(values)
+        return Scores(
+            test=test, validation=None if self.diverged else values[-1], best_validation=best
+        )
+
+    def _outcome(self) -> Outcome:
+        if self.diverged is not None:
+            return self.diverged
+        target = self.task.target
+        if target is not None:
+            sign = 1.0 if self.task.metric.direction is Direction.MAXIMIZE else -1.0
+            for point in self.curve:
+                if sign * point.validation >= sign * target.validation:
+                    return Reached(step=point.step, target=target.validation)
+        return Exhausted()
+
+
+class _Clock:
+    """Training and evaluation time, each synchronized at its edges."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.training = 0.0
+        self.evaluating = 0.0
+
+    @contextlib.contextmanager
+    def train(self) -> Iterator[None]:
+        start = self._now()
+        yield
+        self.training += self._now() - start
+
+    @contextlib.contextmanager
+    def evaluate(self) -> Iterator[None]:
+        start = self._now()
+        yield
+        self.evaluating += self._now() - start
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _bytes(rule: UpdateRule) -> int:
+    tensors: list[Tensor] = [tensor for group in rule.state_tensors().values() for tensor in group]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())

@@ -1,0 +1,1 @@
+"""Against whom: optimizers that enter by the same entry points as anyone's plugin."""

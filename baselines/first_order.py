@@ -1,0 +1,71 @@
+"""First-order methods, each torch's own implementation."""
+
+import dataclasses
+
+import torch
+
+from apo_bench import Competitor, Problem, Search, TorchRule, UpdateRule, hyperparameter
+
+_WEIGHT_DECAY = Search(1e-6, 1e-2, log=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent."""
+
+    lr: float = hyperparameter(0.1, search=Search(1e-3, 1.0, log=True), symbol="η")
+    weight_decay: float = hyperparameter(0.0, search=_WEIGHT_DECAY, symbol="λ")
+
+
+@dataclasses.dataclass(frozen=True)
+class SGDm:
+    """SGD with heavy-ball momentum (no Nesterov, no dampening)."""
+
+    lr: float = hyperparameter(0.03, search=Search(1e-4, 0.3, log=True), symbol="η")
+    momentum: float = hyperparameter(0.9, symbol="μ")
+    weight_decay: float = hyperparameter(0.0, search=_WEIGHT_DECAY, symbol="λ")
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """Adam with weight decay coupled to the gradient, as in torch."""
+
+    lr: float = hyperparameter(1e-3, search=Search(1e-5, 1e-2, log=True), symbol="α")
+    beta1: float = hyperparameter(0.9, symbol="β₁")
+    beta2: float = hyperparameter(0.999, symbol="β₂")
+    eps: float = hyperparameter(1e-8, symbol="ε")
+    weight_decay: float = hyperparameter(0.0, search=_WEIGHT_DECAY, symbol="λ")
+
+
+def _build_sgd(problem: Problem, h: SGD) -> UpdateRule:
+    return TorchRule(
+        problem, torch.optim.SGD(problem.parameters, lr=h.lr, weight_decay=h.weight_decay, foreach=True)
+    )
+
+
+def _build_sgdm(problem: Problem, h: SGDm) -> UpdateRule:
+    return TorchRule(
+        problem,
+        torch.optim.SGD(
+            problem.parameters, lr=h.lr, momentum=h.momentum, weight_decay=h.weight_decay, foreach=True
+        ),
+    )
+
+
+def _build_adam(problem: Problem, h: Adam) -> UpdateRule:
+    return TorchRule(
+        problem,
+        torch.optim.Adam(
+            problem.parameters,
+            lr=h.lr,
+            betas=(h.beta1, h.beta2),
+            eps=h.eps,
+            weight_decay=h.weight_decay,
+            foreach=True,
+        ),
+    )
+
+
+sgd = Competitor(SGD, _build_sgd, "Robbins and Monro, 1951")
+sgdm = Competitor(SGDm, _build_sgdm, "Polyak, 1964")
+adam = Competitor(Adam, _build_adam, "Kingma and Ba, 2015, algorithm 1")
