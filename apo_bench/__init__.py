@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apo_bench.competitor import Competitor, Search, hyperparameter
     from apo_bench.data.examples import Batch, Dataset, Examples, Splits
+    from apo_bench.spec import Precision
     from apo_bench.tasks.task import Task
     from apo_bench.training.objectives import Accuracy, CrossEntropy
     from apo_bench.training.problem import Problem, StepResult, UpdateRule
@@ -22,6 +23,7 @@ _HOME = {
     "CrossEntropy": "apo_bench.training.objectives",
     "Dataset": "apo_bench.data.examples",
     "Examples": "apo_bench.data.examples",
+    "Precision": "apo_bench.spec",
     "Problem": "apo_bench.training.problem",
     "Search": "apo_bench.competitor",
     "Splits": "apo_bench.data.examples",
@@ -32,13 +34,14 @@ _HOME = {
     "hyperparameter": "apo_bench.competitor",
 }
 
-__all__ = [  # noqa: RUF022 - sorted as in _HOME, which a test compares
+__all__ = [
     "Accuracy",
     "Batch",
     "Competitor",
     "CrossEntropy",
     "Dataset",
     "Examples",
+    "Precision",
     "Problem",
     "Search",
     "Splits",

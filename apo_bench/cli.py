@@ -1,4 +1,7 @@
-"""The command line: parses, calls, prints; decides nothing. Heavy modules are imported by the command that needs them."""
+"""The command line: parses, calls, prints; decides nothing.
+
+Heavy modules are imported by the command that needs them, so that `--help` and `list` answer at once.
+"""
 
 import argparse
 import json
@@ -12,7 +15,8 @@ from apo_bench.errors import ApoBenchError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from apo_bench.plan import Plan
-    from apo_bench.spec import Device, Scale, Suite
+    from apo_bench.registry import Registered
+    from apo_bench.spec import Device
     from apo_bench.store import Scan, Store
 
 _DEFAULT_STORE = "apo-bench-results"
@@ -57,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
     listing = commands.add_parser("list", help="list suites, tasks, optimizers and precisions")
-    listing.add_argument("what", nargs="?", metavar="WHAT", help="suites, tasks, optimizers or precisions; all by default")
+    listing.add_argument(
+        "what", nargs="?", metavar="WHAT", help="suites, tasks, optimizers or precisions; all by default"
+    )
     listing.add_argument("--long", action="store_true", help="import the plugins and show what they declare")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(call=_list)
@@ -69,13 +75,19 @@ def _parser() -> argparse.ArgumentParser:
         "in flight finish, twice stops at once, and the same command continues.",
     )
     _suite_options(run)
-    run.add_argument("--tasks", metavar="A,B", help="only these tasks")
+    run.add_argument("--tasks", metavar="A,B", help="these tasks instead of the suite's; any other needs --epochs")
     run.add_argument("--optimizers", metavar="A,B", help="these optimizers instead of the suite's")
     run.add_argument("--precisions", metavar="A,B", help="these precisions instead of the suite's")
+    run.add_argument("--epochs", type=float, metavar="N", help="this budget on every task")
     run.add_argument("--seeds", metavar="0,1,4-6", help="these seeds on every task")
     run.add_argument("--device", metavar="DEVICE", help="cpu or cuda; by default cuda where there is one")
     run.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default 1)")
-    run.add_argument("--threads", type=int, metavar="N", help="CPU threads a run (default: all cores, shared among workers)")
+    run.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads a run (default: all cores, shared among workers)",
+    )
     run.add_argument("--plan", action="store_true", help="print what would be run, and stop")
     run.set_defaults(call=_run)
 
@@ -88,7 +100,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _suite_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", required=True, metavar="NAME", help="see `apo-bench list suites`")
-    parser.add_argument("--scale", metavar="SCALE", help="smoke, local or paper; by default paper where there is CUDA, else local")
+    parser.add_argument(
+        "--scale",
+        metavar="SCALE",
+        help="smoke, local or paper; by default paper where there is CUDA, else local",
+    )
     parser.add_argument(
         "--store",
         type=Path,
@@ -99,27 +115,10 @@ def _suite_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from apo_bench import registry
-    from apo_bench.spec import Precision, Scale
-    from apo_bench.suites import SUITES
-
-    kinds = ("suites", "tasks", "optimizers", "precisions")
+    kinds = {"suites": _suites, "tasks": _tasks, "optimizers": _optimizers, "precisions": _precisions}
     if options.what is not None and options.what not in kinds:
         raise UsageError(f"cannot list {options.what!r}{did_you_mean(options.what, kinds)}")
-    tables: dict[str, list[dict[str, Any]]] = {}
-    for kind in kinds if options.what is None else (options.what,):
-        match kind:
-            case "suites":
-                rows = [{"name": name, "about": (make.__doc__ or "").partition("\n")[0]} for name, make in SUITES.items()]
-                if options.long:
-                    rows = [row | {"scales": _scales(row["name"], list(Scale))} for row in rows]
-            case "tasks":
-                rows = [_registered(registry.tasks()[name], options) for name in registry.tasks().names()]
-            case "optimizers":
-                rows = [_registered(registry.optimizers()[name], options) for name in registry.optimizers().names()]
-            case _:
-                rows = [{"name": str(precision)} for precision in Precision]
-        tables[kind] = rows
+    tables = {kind: rows(options) for kind, rows in kinds.items() if options.what in {None, kind}}
     if options.json:
         print(json.dumps(tables, indent=2))
         return 0
@@ -134,21 +133,50 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
-def _scales(name: str, scales: "list[Scale]") -> list[str]:
+_Row = dict[str, str]
+
+
+def _suites(options: argparse.Namespace) -> list[_Row]:
+    from apo_bench.suites import SUITES
+
+    rows = [{"name": name, "about": (make.__doc__ or "").partition("\n")[0]} for name, make in SUITES.items()]
+    return [row | _scales(row["name"]) for row in rows] if options.long else rows
+
+
+def _tasks(options: argparse.Namespace) -> list[_Row]:
+    from apo_bench.registry import tasks
+
+    return [_registered(tasks()[name], options) for name in tasks().names()]
+
+
+def _optimizers(options: argparse.Namespace) -> list[_Row]:
+    from apo_bench.registry import optimizers
+
+    return [_registered(optimizers()[name], options) for name in optimizers().names()]
+
+
+def _precisions(options: argparse.Namespace) -> list[_Row]:  # noqa: ARG001 - all rows are made alike
+    from apo_bench.spec import Precision
+
+    return [{"name": str(precision)} for precision in Precision]
+
+
+def _scales(name: str) -> _Row:
+    from apo_bench.spec import Scale
     from apo_bench.suites import suite
 
-    available = []
-    for scale in scales:
+    available = {}
+    for scale in Scale:
         try:
             entries = suite(name, scale).tasks
         except UsageError:
             continue
-        available.append(f"{scale}: {', '.join(f'{entry.task} ({entry.epochs:g} epochs)' for entry in entries)}")
+        available[f"scale {scale}"] = ", ".join(f"{entry.task} ({entry.epochs:g} epochs)" for entry in entries)
     return available
 
 
-def _registered(entry: Any, options: argparse.Namespace) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": entry.name, "from": f"{entry.distribution} {entry.version}"}
+def _registered(entry: "Registered", options: argparse.Namespace) -> _Row:
+    row = {"name": entry.name, "from": f"{entry.distribution} {entry.version}"}
     if not options.long:
         return row
     from apo_bench.describe import describe
@@ -159,17 +187,23 @@ def _registered(entry: Any, options: argparse.Namespace) -> dict[str, Any]:
 def _run(options: argparse.Namespace) -> int:
     from apo_bench.executors.local import start_fork_server
     from apo_bench.registry import optimizers, tasks
+    from apo_bench.selection import known, parse_scale, select
+    from apo_bench.spec import Device, Scale
     from apo_bench.store import Scan, Store
 
     _check_counts(options)
-    early = _suite(options, optimizers().names()) if options.scale else None  # before torch: a typo answers at once
-    if not options.plan:
-        start_fork_server()
-    device, scale = _device_and_scale(options)
-    suite = early or _suite(options, optimizers().names(), scale)
+    if options.device is not None:
+        known(options.device, [str(device) for device in Device], "device")
+    likely = parse_scale(options.scale) if options.scale else Scale.LOCAL
+    suite = select(options, likely)  # before torch is imported: a typo answers at once
     store = Store(options.store, create=True) if not options.plan else None
     scan = store.scan() if store else _scan_if_any(options.store)
     _warn_of_damage(scan)
+    if store:
+        start_fork_server()
+    device = _device(options)
+    if options.scale is None and device is Device.CUDA:
+        suite = select(options, Scale.PAPER)
 
     from apo_bench.plan import plan
 
@@ -178,14 +212,13 @@ def _run(options: argparse.Namespace) -> int:
     _print_plan(planned, device, options, threads)
     if store is None:
         return 0
-    return _execute(planned, store, scan, options, threads)
+    return _execute(planned, store, options, threads)
 
 
-def _execute(plan: "Plan", store: "Store", scan: "Scan", options: argparse.Namespace, threads: int) -> int:
+def _execute(plan: "Plan", store: "Store", options: argparse.Namespace, threads: int) -> int:
     from apo_bench.display import display
     from apo_bench.executors.job import Job
     from apo_bench.executors.local import execute
-    from apo_bench.plan import find_result
     from apo_bench.publish import Publisher
     from apo_bench.report.markdown import leaderboard_text
 
@@ -209,7 +242,7 @@ def _execute(plan: "Plan", store: "Store", scan: "Scan", options: argparse.Names
             publisher.follow(shown)
 
             def result_of(job: Job) -> Any:
-                record = find_result(store.scan(), job.run, job.fingerprint)
+                record = store.scan(job.run.run_id).find_result(job.run.run_id, job.fingerprint)
                 return record.outcome if record else None
 
             complete = execute(jobs, store, workers=options.workers, watcher=publisher, result_of=result_of)
@@ -232,6 +265,7 @@ def _execute(plan: "Plan", store: "Store", scan: "Scan", options: argparse.Names
 def _report(options: argparse.Namespace) -> int:
     from apo_bench.evidence.leaderboard import leaderboard
     from apo_bench.report.markdown import leaderboard_markdown
+    from apo_bench.selection import parse_scale
     from apo_bench.spec import Scale
     from apo_bench.store import Store, write_durably
     from apo_bench.suites import SUITES
@@ -244,7 +278,7 @@ def _report(options: argparse.Namespace) -> int:
     newest = scan.newest().values()
     held = sorted({record.scale for record in newest if record.suite == options.suite}, key=list(Scale).index)
     if options.scale:
-        scale = _scale(options.scale)
+        scale = parse_scale(options.scale)
     elif held:
         scale = held[-1]
     else:
@@ -261,87 +295,24 @@ def _report(options: argparse.Namespace) -> int:
     try:
         write_durably(options.output, page.encode())
     except OSError as error:
-        raise UsageError(f"cannot write {options.output} ({error.strerror}); name another file with --output") from error
+        raise UsageError(
+            f"cannot write {options.output} ({error.strerror}); name another file with --output"
+        ) from error
     print(options.output)
     return 0
 
 
-def _suite(options: argparse.Namespace, optimizers: Sequence[str], scale: "Scale | None" = None) -> "Suite":
-    """The suite with the command's restrictions applied."""
-    import msgspec
-
-    from apo_bench.spec import OptimizerEntry, Precision, Scale
-    from apo_bench.suites import suite
-
-    chosen = suite(options.suite, scale or _scale(options.scale))
-    if options.tasks:
-        known = {entry.task: entry for entry in chosen.tasks}
-        chosen = msgspec.structs.replace(
-            chosen, tasks=tuple(known[_known(name, known, f"task in suite {chosen.name!r}")] for name in _words(options.tasks))
-        )
-    if options.optimizers:
-        declared = {entry.optimizer: entry for entry in chosen.optimizers}
-        chosen = msgspec.structs.replace(
-            chosen,
-            optimizers=tuple(
-                declared.get(name) or OptimizerEntry(optimizer=_known(name, optimizers, "optimizer"))
-                for name in _words(options.optimizers)
-            ),
-        )
-    if options.precisions:
-        names = [str(precision) for precision in Precision]
-        chosen = msgspec.structs.replace(
-            chosen,
-            precisions=tuple(Precision(_known(name, names, "precision")) for name in _words(options.precisions)),
-        )
-    if options.seeds:
-        seeds = _seeds(options.seeds)
-        chosen = msgspec.structs.replace(
-            chosen, tasks=tuple(msgspec.structs.replace(entry, seeds=seeds) for entry in chosen.tasks)
-        )
-    return chosen
-
-
-def _words(text: str) -> list[str]:
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-
-
-def _known(name: str, known: Any, kind: str) -> str:
-    if name not in known:
-        raise UsageError(f"unknown {kind} {name!r}{did_you_mean(name, known)}")
-    return name
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise UsageError(f"--seeds {text!r} is not a list of seeds; write for example 0,1,2 or 0-4")
-        seeds += range(int(first), int(last if dash else first) + 1)
-    return tuple(dict.fromkeys(seeds))
-
-
-def _scale(name: str) -> "Scale":
-    from apo_bench.spec import Scale
-
-    return Scale(_known(name, [str(scale) for scale in Scale], "scale"))
-
-
-def _device_and_scale(options: argparse.Namespace) -> "tuple[Device, Scale]":
-    from apo_bench.spec import Device, Scale
-
-    names = [str(device) for device in Device]
-    wanted = Device(_known(options.device, names, "device")) if options.device else None
+def _device(options: argparse.Namespace) -> "Device":
     import torch
 
+    from apo_bench.spec import Device
+
     available = torch.cuda.is_available()
-    if wanted is Device.CUDA and not available:
+    if options.device is None:
+        return Device.CUDA if available else Device.CPU
+    if options.device == Device.CUDA and not available:
         raise UsageError("device 'cuda' is not available: torch finds no CUDA device; use --device cpu")
-    device = wanted or (Device.CUDA if available else Device.CPU)
-    if options.scale:
-        return device, _scale(options.scale)
-    return device, Scale.PAPER if device is Device.CUDA else Scale.LOCAL
+    return Device(options.device)
 
 
 def _check_counts(options: argparse.Namespace) -> None:
@@ -368,7 +339,10 @@ def _print_plan(plan: "Plan", device: "Device", options: argparse.Namespace, thr
     from apo_bench.display import duration
 
     suite = plan.suite
-    print(f"suite {suite.name}, scale {suite.scale}, on {device}, {options.workers} x {threads} threads, store {options.store}\n")
+    print(
+        f"suite {suite.name}, scale {suite.scale}, on {device}, {options.workers} x {threads} threads, "
+        f"store {options.store}\n"
+    )
     rows = []
     for entry in suite.tasks:
         runs = [planned for planned in plan.runs if planned.run.task == entry.task]

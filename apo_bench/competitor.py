@@ -1,8 +1,10 @@
 """How an optimizer enters the race: its hyperparameters as a frozen dataclass, and one factory."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from apo_bench.spec import Precision, Scalar
 
 if TYPE_CHECKING:
     from apo_bench.training.problem import Problem, UpdateRule
@@ -53,11 +55,13 @@ class Competitor(Generic[H]):
             competitor's title.
         build: Makes the update rule for a problem.
         reference: Where the method is published.
+        in_precision: Defaults that differ in some precision, by field name; for example an ε that 16 bit can hold.
     """
 
     hyperparameters: type[H]
     build: Callable[["Problem", H], "UpdateRule"]
     reference: str = ""
+    in_precision: Mapping[Precision, Mapping[str, Scalar]] = dataclasses.field(default_factory=dict)
 
     @property
     def title(self) -> str:

@@ -8,7 +8,7 @@ from apo_bench.registry import Registered
 from apo_bench.tasks.task import Task
 
 
-def describe(entry: Registered) -> dict[str, Any]:
+def describe(entry: Registered) -> dict[str, str]:
     """Facts by name, each a short text.
 
     Raises:

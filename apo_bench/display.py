@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -30,9 +31,7 @@ class Display(Watcher):
         workers: Runs at a time.
     """
 
-    def __init__(
-        self, console: Console, runs: int, expected: dict[str, float | None], workers: int
-    ) -> None:
+    def __init__(self, console: Console, runs: int, expected: dict[str, float | None], workers: int) -> None:
         self.console = console
         self.runs = runs
         self.done = 0
@@ -43,7 +42,7 @@ class Display(Watcher):
         self._last: dict[str, record.CurvePoint] = {}
         self._told_elsewhere = False
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -108,9 +107,7 @@ class Display(Watcher):
 class TerminalDisplay(Display):
     """Progress bars: all runs, and each run in flight with its loss and metric."""
 
-    def __init__(
-        self, console: Console, runs: int, expected: dict[str, float | None], workers: int
-    ) -> None:
+    def __init__(self, console: Console, runs: int, expected: dict[str, float | None], workers: int) -> None:
         super().__init__(console, runs, expected, workers)
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -124,7 +121,7 @@ class TerminalDisplay(Display):
         self._all = self._bars.add_task("all runs", total=runs, state="")
         self._by_run: dict[str, TaskID] = {}
 
-    def __enter__(self) -> "TerminalDisplay":
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 

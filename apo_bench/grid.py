@@ -3,10 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
-from apo_bench.spec import Budget, Device, OptimizerSpec, RunSpec, Suite, resolve_hyperparameters
+from apo_bench.competitor import Competitor
+from apo_bench.spec import (
+    Budget,
+    Device,
+    OptimizerEntry,
+    OptimizerSpec,
+    Precision,
+    RunSpec,
+    Suite,
+    TaskEntry,
+    resolve_hyperparameters,
+)
 
 
-def unroll(suite: Suite, hyperparameters: Mapping[str, type[Any]], device: Device) -> tuple[RunSpec, ...]:
+def unroll(suite: Suite, competitors: Mapping[str, Competitor[Any]], device: Device) -> tuple[RunSpec, ...]:
     """List the runs of a suite in the order in which they are executed.
 
     All tasks get their first seed before any gets its second; within a (task, seed) all precisions and all
@@ -14,7 +25,7 @@ def unroll(suite: Suite, hyperparameters: Mapping[str, type[Any]], device: Devic
 
     Args:
         suite: What to run.
-        hyperparameters: The hyperparameter dataclass of each optimizer, by name.
+        competitors: The optimizers that the suite names.
         device: Kind of device.
 
     Returns:
@@ -29,19 +40,10 @@ def unroll(suite: Suite, hyperparameters: Mapping[str, type[Any]], device: Devic
             if position >= len(entry.seeds):
                 continue
             for precision in suite.precisions:
-                for competitor in suite.optimizers:
-                    overrides = {**competitor.overrides, **entry.overrides.get(competitor.optimizer, {})}
+                for declared in suite.optimizers:
                     run = RunSpec(
                         task=entry.task,
-                        optimizer=OptimizerSpec(
-                            name=competitor.optimizer,
-                            hyperparameters=resolve_hyperparameters(
-                                hyperparameters[competitor.optimizer],
-                                overrides,
-                                optimizer=competitor.optimizer,
-                            ),
-                            schedule=competitor.schedule,
-                        ),
+                        optimizer=_optimizer(competitors[declared.optimizer], declared, entry, precision),
                         precision=precision,
                         seed=entry.seeds[position],
                         budget=Budget(epochs=entry.epochs),
@@ -49,3 +51,20 @@ def unroll(suite: Suite, hyperparameters: Mapping[str, type[Any]], device: Devic
                     )
                     runs.setdefault(run.run_id, run)
     return tuple(runs.values())
+
+
+def _optimizer(
+    competitor: Competitor[Any], declared: OptimizerEntry, entry: TaskEntry, precision: Precision
+) -> OptimizerSpec:
+    """The most particular declaration wins: task, then suite, then precision, then the optimizer's own default."""
+    name = declared.optimizer
+    overrides = {
+        **competitor.in_precision.get(precision, {}),
+        **declared.overrides,
+        **entry.overrides.get(name, {}),
+    }
+    return OptimizerSpec(
+        name=name,
+        hyperparameters=resolve_hyperparameters(competitor.hyperparameters, overrides, optimizer=name),
+        schedule=declared.schedule,
+    )

@@ -61,13 +61,13 @@ def plan(suite: Suite, device: Device, tasks: Registry, optimizers: Registry, sc
     """
     loaded_tasks = {entry.task: tasks[entry.task].load()() for entry in suite.tasks}
     competitors = {entry.optimizer: optimizers[entry.optimizer].load() for entry in suite.optimizers}
-    runs = unroll(suite, {name: entry.hyperparameters for name, entry in competitors.items()}, device)
+    runs = unroll(suite, competitors, device)
     digests = {name: task.dataset.digest() for name, task in loaded_tasks.items()}
     speeds = _Speeds(scan, loaded_tasks)
     planned = []
     for run in runs:
         now = fingerprint(tasks[run.task], optimizers[run.optimizer.name], digests[run.task])
-        reused = find_result(scan, run, now)
+        reused = scan.find_result(run.run_id, now)
         finished = [record for record in scan.records if record.run_id == run.run_id and record.is_result]
         planned.append(
             PlannedRun(
@@ -79,14 +79,6 @@ def plan(suite: Suite, device: Device, tasks: Registry, optimizers: Registry, sc
             )
         )
     return Plan(suite, tuple(planned))
-
-
-def find_result(scan: Scan, run: RunSpec, now: Fingerprint) -> RunRecord | None:
-    """The newest result of a run that was made with the code and data of ``now``."""
-    for record in reversed(scan.records):
-        if record.run_id == run.run_id and record.is_result and record.fingerprint == now:
-            return record
-    return None
 
 
 class _Speeds:

@@ -31,37 +31,37 @@ class PrecisionBackend(StrEnum):
     EMULATED = "emulated"
 
 
-class Exhausted(Frozen, tag="exhausted"):
+class Exhausted(Frozen, frozen=True, tag="exhausted"):
     """The run used its whole budget (and no target was declared or reached)."""
 
 
-class Reached(Frozen, tag="reached"):
+class Reached(Frozen, frozen=True, tag="reached"):
     """The run used its whole budget and reached the validation target on the way, first at ``step``."""
 
     step: int
     target: float
 
 
-class Diverged(Frozen, tag="diverged"):
+class Diverged(Frozen, frozen=True, tag="diverged"):
     """A loss stopped being finite, or loss scaling gave up, at ``step``."""
 
     step: int
     reason: str
 
 
-class OutOfMemory(Frozen, tag="out-of-memory"):
+class OutOfMemory(Frozen, frozen=True, tag="out-of-memory"):
     """The device or the host had no memory left."""
 
     message: str
 
 
-class Crashed(Frozen, tag="crashed"):
+class Crashed(Frozen, frozen=True, tag="crashed"):
     """The run's process died or raised; ``message`` is its last line."""
 
     message: str
 
 
-class Interrupted(Frozen, tag="interrupted"):
+class Interrupted(Frozen, frozen=True, tag="interrupted"):
     """The user stopped the run."""
 
 
@@ -70,7 +70,7 @@ RESULTS = (Exhausted, Reached, Diverged)
 """Outcomes that say something about the competitor; the others say something about the machine."""
 
 
-class CurvePoint(Frozen):
+class CurvePoint(Frozen, frozen=True):
     """One evaluation during training.
 
     Attributes:
@@ -92,7 +92,7 @@ class CurvePoint(Frozen):
     learning_rate_factor: float
 
 
-class Scores(Frozen):
+class Scores(Frozen, frozen=True):
     """What the run achieved; `None` where a diverged run has no such number.
 
     Attributes:
@@ -106,7 +106,7 @@ class Scores(Frozen):
     best_validation: float | None = None
 
 
-class Cost(Frozen):
+class Cost(Frozen, frozen=True):
     """What the run used.
 
     Attributes:
@@ -129,7 +129,7 @@ class Cost(Frozen):
     state_bytes: int | None
 
 
-class TaskFacts(Frozen):
+class TaskFacts(Frozen, frozen=True):
     """What the task was, so that a record can be read without the code that made it."""
 
     dataset: str
@@ -144,14 +144,14 @@ class TaskFacts(Frozen):
     direction: Direction
 
 
-class PrecisionFacts(Frozen):
+class PrecisionFacts(Frozen, frozen=True):
     """How the precision was realized; ``kept_fp32`` lists what stays in single precision."""
 
     backend: PrecisionBackend
     kept_fp32: tuple[str, ...]
 
 
-class Fingerprint(Frozen):
+class Fingerprint(Frozen, frozen=True):
     """Which code and data a run depends on: a finished run is reused only while all of it is unchanged.
 
     Attributes:
@@ -173,7 +173,7 @@ class Fingerprint(Frozen):
         return tuple(name for name in self.__struct_fields__ if getattr(self, name) != getattr(other, name))
 
 
-class Environment(Frozen):
+class Environment(Frozen, frozen=True):
     """Where a run was made."""
 
     apo_bench: str
@@ -190,7 +190,7 @@ class Environment(Frozen):
     cudnn: int | None = None
 
 
-class RunRecord(Frozen):
+class RunRecord(Frozen, frozen=True):
     """One finished run."""
 
     schema: int
@@ -219,20 +219,20 @@ class RunRecord(Frozen):
         return isinstance(self.outcome, RESULTS)
 
 
-class Started(Frozen, tag="started"):
+class Started(Frozen, frozen=True, tag="started"):
     """The run's process is ready to train ``steps`` steps."""
 
     steps: int
 
 
-class Progress(Frozen, tag="progress"):
+class Progress(Frozen, frozen=True, tag="progress"):
     """A sign of life between evaluations."""
 
     step: int
     train_loss: float | None
 
 
-class Evaluated(Frozen, tag="evaluated"):
+class Evaluated(Frozen, frozen=True, tag="evaluated"):
     """A new point of the curve."""
 
     point: CurvePoint

@@ -18,18 +18,18 @@ class _Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError(f"warmup is a fraction of the run in [0, 1), not {self.warmup}")
 
 
-class Constant(_Schedule, tag="constant"):
+class Constant(_Schedule, frozen=True, tag="constant"):
     """The declared learning rate throughout."""
 
 
-class Step(_Schedule, tag="step"):
+class Step(_Schedule, frozen=True, tag="step"):
     """Multiply by ``decay`` at each of the ``milestones`` (fractions of the run after warm-up)."""
 
     milestones: tuple[float, ...] = (0.5, 0.75)
     decay: float = 0.1
 
 
-class Cosine(_Schedule, tag="cosine"):
+class Cosine(_Schedule, frozen=True, tag="cosine"):
     """Half a cosine from 1 to ``final`` (Loshchilov and Hutter, 2017, equation 5, without restarts)."""
 
     final: float = 0.0

@@ -51,7 +51,7 @@ class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Base of all values that are written to a file and read back strictly."""
 
 
-class Budget(Frozen):
+class Budget(Frozen, frozen=True):
     """How long a run trains.
 
     Attributes:
@@ -65,7 +65,7 @@ class Budget(Frozen):
         return max(1, -int(-self.epochs * steps_per_epoch // 1))
 
 
-class OptimizerSpec(Frozen):
+class OptimizerSpec(Frozen, frozen=True):
     """A competitor by its registered name, with every hyperparameter written out.
 
     Attributes:
@@ -79,7 +79,7 @@ class OptimizerSpec(Frozen):
     schedule: Schedule = Constant()
 
 
-class RunSpec(Frozen):
+class RunSpec(Frozen, frozen=True):
     """Everything that determines one run, apart from code and data."""
 
     task: str
@@ -105,7 +105,7 @@ class RunSpec(Frozen):
         return f"{self.task} {self.optimizer.name} {self.precision} seed {self.seed}"
 
 
-class OptimizerEntry(Frozen):
+class OptimizerEntry(Frozen, frozen=True):
     """A competitor as a suite declares it: only what differs from the optimizer's own defaults.
 
     Attributes:
@@ -119,7 +119,7 @@ class OptimizerEntry(Frozen):
     schedule: Schedule = Constant()
 
 
-class TaskEntry(Frozen):
+class TaskEntry(Frozen, frozen=True):
     """One task of a suite with the budget that every competitor gets there.
 
     Attributes:
@@ -135,7 +135,7 @@ class TaskEntry(Frozen):
     overrides: dict[str, dict[str, Scalar]] = {}
 
 
-class Suite(Frozen):
+class Suite(Frozen, frozen=True):
     """Which competitors meet on which tasks and in which precisions, at one scale."""
 
     name: str
@@ -178,15 +178,12 @@ def resolve_hyperparameters(
     fields = {field.name: field for field in dataclasses.fields(hyperparameters)}
     for name in overrides:
         if name not in fields:
-            raise UsageError(
-                f"optimizer {optimizer!r} has no hyperparameter {name!r}{did_you_mean(name, fields)}"
-            )
+            raise UsageError(f"optimizer {optimizer!r} has no hyperparameter {name!r}{did_you_mean(name, fields)}")
     resolved: dict[str, Scalar] = {}
     for name, field in fields.items():
-        value = overrides.get(name, field.default)
-        if value is dataclasses.MISSING:
-            raise UsageError(f"optimizer {optimizer!r}: hyperparameter {name!r} has no default; set {name}=...")
-        resolved[name] = _as_type_of(field.default, value, f"{optimizer}.{name}")
+        if field.default is dataclasses.MISSING:
+            raise UsageError(f"optimizer {optimizer!r}: hyperparameter {name!r} has no default; declare one")
+        resolved[name] = _as_type_of(field.default, overrides.get(name, field.default), f"{optimizer}.{name}")
     return resolved
 
 

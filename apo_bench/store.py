@@ -26,7 +26,7 @@ import filelock
 import msgspec
 
 from apo_bench.errors import StoreError
-from apo_bench.record import Event, RunRecord, decode_event, decode_record, encode
+from apo_bench.record import Event, Fingerprint, RunRecord, decode_event, decode_record, encode
 
 _RECORD = "record.json"
 _EVENTS = "events.jsonl"
@@ -53,6 +53,13 @@ class Scan:
 
     records: tuple[RunRecord, ...]
     damaged: tuple[Damaged, ...]
+
+    def find_result(self, run_id: str, fingerprint: Fingerprint) -> RunRecord | None:
+        """The newest result of a run that was made with this code and data."""
+        for record in reversed(self.records):
+            if record.run_id == run_id and record.is_result and record.fingerprint == fingerprint:
+                return record
+        return None
 
     def newest(self) -> dict[str, RunRecord]:
         """The newest record of each run, results preferred to failures."""
@@ -119,9 +126,7 @@ class Store:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise StoreError(
-                f"cannot write to {path} ({error.strerror}); name another folder with --store"
-            ) from error
+            raise StoreError(f"cannot write to {path} ({error.strerror}); name another folder with --store") from error
 
     @property
     def leaderboards(self) -> Path:
@@ -167,16 +172,13 @@ class Store:
                     removed += 1
         return removed
 
-    def scan(self) -> Scan:
-        """Read all finished runs; a damaged one is set aside and reported, and stops nothing."""
+    def scan(self, run_id: str = "") -> Scan:
+        """Read all finished runs, or those of one ``run_id``; a damaged one is set aside and stops nothing."""
         records: list[RunRecord] = []
         damaged: list[Damaged] = []
-        for folder in sorted((self.path / "runs").iterdir()):
+        for folder in sorted((self.path / "runs").glob(f"{run_id}*")):
             try:
-                record = decode_record((folder / _RECORD).read_bytes())
-                if record.run_id != folder.name.partition("-")[0]:
-                    raise ValueError("its contents belong to another run")
-                records.append(record)
+                records.append(_read_record(folder))
             except FileNotFoundError:
                 damaged.append(self._set_aside(folder, f"{_RECORD} is missing"))
             except NotADirectoryError:
@@ -194,6 +196,13 @@ class Store:
         except OSError:
             destination = folder  # read-only, or another reader moved it: report it where it was
         return Damaged(destination, reason)
+
+
+def _read_record(folder: Path) -> RunRecord:
+    record = decode_record((folder / _RECORD).read_bytes())
+    if record.run_id != folder.name.partition("-")[0]:
+        raise ValueError("its contents belong to another run")
+    return record
 
 
 def read_events(folder: Path, offset: int = 0) -> tuple[list[Event], int]:

@@ -69,7 +69,7 @@ def crop_and_flip(padding: int) -> Augmentation:
     The usual augmentation of CIFAR (He et al., 2016, section 4.2, with padding 4).
     """
 
-    def augment(images_BCHW: Tensor, source: torch.Generator) -> Tensor:  # noqa: N803
+    def augment(images_BCHW: Tensor, source: torch.Generator) -> Tensor:
         batch, _, height, width = images_BCHW.shape
         device = images_BCHW.device
         draws = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=source).to(device)

@@ -50,10 +50,11 @@ class Examples:
         """Return the same examples on ``device``."""
         return Examples(tuple(part.to(device) for part in self.inputs), self.targets.to(device))
 
-    def take(self, index_B: Tensor) -> Batch:  # noqa: N803 - shape suffix: B is the batch
+    def take(self, index_B: Tensor) -> Batch:
         """Return the examples at ``index_B``, a vector of positions on the same device."""
         return Batch(
-            tuple(part.index_select(0, index_B) for part in self.inputs), self.targets.index_select(0, index_B)
+            tuple(part.index_select(0, index_B) for part in self.inputs),
+            self.targets.index_select(0, index_B),
         )
 
     def slice(self, start: int, stop: int) -> Batch:

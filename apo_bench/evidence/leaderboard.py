@@ -1,8 +1,8 @@
 """From records to a leaderboard: pure functions, no rendering.
 
 A cell is a task, a competitor with its hyperparameters, a precision and a budget; its runs differ in the seed. A
-cell with a diverged run has no mean: an average over the survivors would flatter it. Runs that failed for the machine's reasons (crash,
-memory, interruption) are counted apart and never as a loss.
+cell with a diverged run has no mean: an average over the survivors would flatter it. Runs that failed for the machine's
+reasons (crash, memory, interruption) are counted apart and never as a loss.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from statistics import median
 
 from apo_bench.evidence.intervals import Interval, mean_interval
 from apo_bench.record import Direction, Diverged, PrecisionBackend, RunRecord, TaskFacts
-from apo_bench.spec import Device, Precision, RunSpec, Scale, Scalar
+from apo_bench.spec import Device, Precision, RunSpec, Scalar, Scale
 
 REFERENCE = "sgdm"
 """Every competitor is compared with it, in the same precision, paired by seed."""
@@ -139,7 +139,9 @@ def leaderboard(
     places = dict.fromkeys((cell.task, cell.device) for cell in by_cell)
     sections = [
         _section(
-            task, device, {cell: runs for cell, runs in by_cell.items() if (cell.task, cell.device) == (task, device)},
+            task,
+            device,
+            {cell: runs for cell, runs in by_cell.items() if (cell.task, cell.device) == (task, device)},
             plan_sizes if planned is not None else None,
         )
         for task, device in (places if planned is not None else sorted(places))
@@ -158,9 +160,7 @@ def _section(
 ) -> Section:
     facts = next((record.task for runs in cells.values() for record in runs if record.task), None)
     names = _competitor_names(cells)
-    references = {
-        (cell.precision, cell.epochs): runs for cell, runs in cells.items() if names[cell] == REFERENCE
-    }
+    references = {(cell.precision, cell.epochs): runs for cell, runs in cells.items() if names[cell] == REFERENCE}
     comparisons = max(1, sum(names[cell] != REFERENCE for cell in cells))
     rows = [
         _row(

@@ -6,7 +6,7 @@ from apo_bench.record import SCHEMA, Fingerprint, Outcome, RunRecord
 from apo_bench.spec import Frozen, RunSpec, Scale
 
 
-class Job(Frozen):
+class Job(Frozen, frozen=True):
     """What a worker is told.
 
     Attributes:
@@ -26,17 +26,17 @@ class Job(Frozen):
     threads: int
 
 
-class Begun(Frozen, tag=True):
+class Begun(Frozen, frozen=True, tag=True):
     """The worker holds the claim and writes its events to ``folder``."""
 
     folder: str
 
 
-class Busy(Frozen, tag=True):
+class Busy(Frozen, frozen=True, tag=True):
     """Another process holds the claim."""
 
 
-class Finished(Frozen, tag=True):
+class Finished(Frozen, frozen=True, tag=True):
     """The record is in the store."""
 
     outcome: Outcome

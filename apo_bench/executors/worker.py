@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+import torch._dynamo
 
 from apo_bench import registry
 from apo_bench.errors import ApoBenchError
@@ -31,6 +32,10 @@ def work(encoded: bytes, reports: Connection) -> None:
     with store.claim(job.run.run_id) as mine:
         if not mine:
             _send(reports, Busy())
+            return
+        done = store.scan(job.run.run_id).find_result(job.run.run_id, job.fingerprint)
+        if done is not None:  # another process finished it while this one was starting
+            _send(reports, Finished(outcome=done.outcome))
             return
         workspace = store.begin(job.run.run_id)
         _send(reports, Begun(folder=str(workspace.folder)))

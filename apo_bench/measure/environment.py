@@ -1,15 +1,20 @@
 """What a run was made on."""
 
 import functools
-import json
 import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import torch
 
 from apo_bench.record import Environment
+
+
+class _Build(msgspec.Struct):
+    git_sha: str | None = None
+    dirty: bool | None = None
 
 
 def environment(device: torch.device) -> Environment:
@@ -18,8 +23,8 @@ def environment(device: torch.device) -> Environment:
     cuda = device.type == "cuda"
     return Environment(
         apo_bench=version("apo-bench"),
-        git_sha=build["git_sha"],
-        dirty=build["dirty"],
+        git_sha=build.git_sha,
+        dirty=build.dirty,
         python=platform.python_version(),
         torch=str(torch.__version__),
         platform=platform.platform(),
@@ -28,18 +33,15 @@ def environment(device: torch.device) -> Environment:
         threads=torch.get_num_threads(),
         deterministic=torch.are_deterministic_algorithms_enabled(),
         cuda=torch.version.cuda if cuda else None,
-        cudnn=torch.backends.cudnn.version() if cuda else None,
+        cudnn=torch.backends.cudnn.version() if cuda else None,  # type: ignore[no-untyped-call]
     )
 
 
 @functools.cache
-def _build() -> dict[str, object]:
-    """Git revision written into the wheel when it was built."""
+def _build() -> _Build:
+    """What was written into the wheel when it was built."""
     path = Path(__file__).parent.parent / "_build.json"
-    if not path.exists():
-        return {"git_sha": None, "dirty": None}
-    built: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-    return built
+    return msgspec.json.decode(path.read_bytes(), type=_Build) if path.exists() else _Build()
 
 
 def _processor() -> str:

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3 × 3 convolutions with batch normalization and a shortcut (figure 2, with a projection where shapes change)."""
+    """Two 3 × 3 convolutions with batch normalization, and a shortcut: a projection where shapes change (figure 2)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class BasicBlock(nn.Module):
             )
         self.relu = nn.ReLU()
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:  # noqa: N803
+    def forward(self, x_BCHW: Tensor) -> Tensor:
         """Map ``(batch, in, height, width)`` to ``(batch, out, height / stride, width / stride)``."""
         residual = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x_BCHW)))))
         out: Tensor = self.relu(residual + self.shortcut(x_BCHW))

@@ -21,7 +21,14 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         "",
     ]
     for section in board.sections:
-        lines += [f"## {_text(section.task)} on {section.device}", "", _facts(section), "", _table(section, _columns(section), "pipe"), ""]
+        lines += [
+            f"## {_text(section.task)} on {section.device}",
+            "",
+            _facts(section),
+            "",
+            _table(section, _columns(section), "pipe"),
+            "",
+        ]
     if board.failures:
         lines += ["## Runs without a result", ""]
         lines += [f"- {_text(title)}: {_text(message)}" for title, message in board.failures]
@@ -44,8 +51,8 @@ def leaderboard_text(board: Leaderboard) -> str:
 
 
 _LEGEND = f"""\
-- The score is the metric on the **test** set, evaluated once, after the last step of a fixed budget; every competitor of
-  a task gets the same epochs, initial weights and batches. *best validation* is the highest point of the
+- The score is the metric on the **test** set, evaluated once, after the last step of a fixed budget; every competitor
+  of a task gets the same epochs, initial weights and batches. *best validation* is the best point of the
   validation curve, for orientation only.
 - **±** is the half-width of a 95 % t interval over seeds; n counts the seeds. A row with n = 1 has no interval
   and says nothing about the order.
@@ -53,8 +60,8 @@ _LEGEND = f"""\
   intervals over the task's table (Bonferroni). **Bold** where the interval excludes zero: only there is a
   difference claimed.
 - A cell with a diverged run shows how many diverged and no mean.
-- *emulated*: 16-bit products were computed in float32 from 16-bit values and rounded on output; scores are those of 16 bit,
-  costs are not and stay empty.
+- *emulated*: 16-bit products were computed in float32 from 16-bit values and rounded on output; scores are those of
+  16 bit, costs are not and stay empty.
 - *ms/step* and *training* are this machine's own clock during the run, without evaluation; *memory* is the peak of the
   run's process (CPU) or of the allocator (CUDA); *state* counts the bytes an optimizer keeps between steps.\
 """

@@ -27,13 +27,13 @@ _PRODUCTS = frozenset(
 _SIXTEEN_BIT = (torch.float16, torch.bfloat16)
 
 
-class EmulatedProducts(TorchDispatchMode):
+class EmulatedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
     """While active, products of 16-bit tensors are accumulated in float32 and rounded once, on output."""
 
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],  # noqa: ARG002 - the signature is torch's
+        types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:

@@ -58,9 +58,7 @@ class PrecisionPolicy:
         UsageError: The device has no such precision.
     """
 
-    def __init__(
-        self, precision: Precision, device: torch.device, backend: PrecisionBackend | None = None
-    ) -> None:
+    def __init__(self, precision: Precision, device: torch.device, backend: PrecisionBackend | None = None) -> None:
         self.precision = precision
         self.device = device
         self._format = _FORMATS[precision]
@@ -121,7 +119,7 @@ class PrecisionPolicy:
     def arithmetic(self) -> contextlib.AbstractContextManager[object]:
         """Context of any other matrix product in this precision, the backward pass included."""
         if self.backend is PrecisionBackend.EMULATED:
-            return EmulatedProducts()
+            return EmulatedProducts()  # type: ignore[no-untyped-call] # torch leaves it untyped
         return contextlib.nullcontext()
 
     def apply_flags(self) -> None:

@@ -168,6 +168,6 @@ def _unscale_(gradients: Iterable[Tensor | None], scale: float) -> bool:
     present = [gradient for gradient in gradients if gradient is not None]
     if not present:
         return True
-    torch._foreach_mul_(present, 1.0 / scale)  # noqa: SLF001 - one kernel for all; no public name
+    torch._foreach_mul_(present, 1.0 / scale)
     largest = torch.stack([extreme.float() for extreme in torch._foreach_norm(present, float("inf"))])  # noqa: SLF001
     return bool(largest.isfinite().all())

@@ -1,8 +1,8 @@
 """The only training loop.
 
-The clock runs while the update rule steps and stands still during evaluation; the device is synchronized where the clock starts
-and stops, and once a block of steps, when the losses are looked at. Test data are touched once, after the last
-step.
+The clock runs while the update rule steps and stands still during evaluation; the device is synchronized where the
+clock starts and stops, and once a block of steps, when the losses are looked at. Test data are touched once, after the
+last step.
 """
 
 import contextlib
@@ -115,12 +115,10 @@ def train(
     policy.apply_flags()
     model = initial_model(task, run).to(device)
     if task.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     precision = policy.prepare(model)
     batches = training_batches(task, run, splits.train)
-    problem = Problem(
-        model, task.objective, policy, training_batches(task, run, splits.train, additional=True).draw
-    )
+    problem = Problem(model, task.objective, policy, training_batches(task, run, splits.train, additional=True).draw)
     rule = competitor.build(problem, competitor.hyperparameters(**run.optimizer.hyperparameters))
     torch.manual_seed(seeds.derive(run.seed, run.task, Purpose.NETWORK))
     facts = TaskFacts(
@@ -296,9 +294,7 @@ class _Loop:
             return Scores(test=test)
         values = [point.validation for point in self.curve]
         best = max(values) if self.task.metric.direction is Direction.MAXIMIZE else min(values)
-        return Scores(
-            test=test, validation=None if self.diverged else values[-1], best_validation=best
-        )
+        return Scores(test=test, validation=None if self.diverged else values[-1], best_validation=best)
 
     def _outcome(self) -> Outcome:
         if self.diverged is not None:

@@ -1,0 +1,99 @@
+"""From the words of a command line to a suite: restrictions, replacements, and what is wrong with them."""
+
+import argparse
+import math
+from collections.abc import Collection
+
+import msgspec
+
+from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.registry import optimizers, tasks
+from apo_bench.spec import OptimizerEntry, Precision, Scale, Suite, TaskEntry
+from apo_bench.suites import suite
+
+
+def select(options: argparse.Namespace, scale: Scale) -> Suite:
+    """Return the suite that the options of ``apo-bench run`` ask for.
+
+    Raises:
+        UsageError: An unknown name, a malformed list, or a task outside the suite without a budget.
+    """
+    chosen = suite(options.suite, scale)
+    entries = chosen.tasks
+    if options.tasks:
+        declared = {entry.task: entry for entry in entries}
+        entries = tuple(declared.get(name) or _outside(name, options) for name in words(options.tasks))
+    if options.epochs is not None:
+        if not (math.isfinite(options.epochs) and options.epochs > 0):
+            raise UsageError(f"--epochs {options.epochs:g} is not possible; give a number above 0")
+        entries = tuple(msgspec.structs.replace(entry, epochs=options.epochs) for entry in entries)
+    if options.seeds:
+        seeds = parse_seeds(options.seeds)
+        entries = tuple(msgspec.structs.replace(entry, seeds=seeds) for entry in entries)
+    competitors = chosen.optimizers
+    if options.optimizers:
+        defaults = {entry.optimizer: entry for entry in competitors}
+        names = optimizers().names()
+        competitors = tuple(
+            defaults.get(name) or OptimizerEntry(optimizer=known(name, names, "optimizer"))
+            for name in words(options.optimizers)
+        )
+    precisions = chosen.precisions
+    if options.precisions:
+        formats = [str(precision) for precision in Precision]
+        precisions = tuple(Precision(known(name, formats, "precision")) for name in words(options.precisions))
+    return msgspec.structs.replace(chosen, tasks=entries, optimizers=competitors, precisions=precisions)
+
+
+def _outside(name: str, options: argparse.Namespace) -> TaskEntry:
+    known(name, tasks().names(), "task")
+    if options.epochs is None:
+        raise UsageError(f"task {name!r} is not part of suite {options.suite!r}; give it a budget with --epochs")
+    return TaskEntry(task=name, epochs=options.epochs)
+
+
+def words(text: str) -> list[str]:
+    """Split a comma-separated list, each word once.
+
+    >>> words("a, b,a")
+    ['a', 'b']
+    """
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def known(name: str, names: Collection[str], kind: str) -> str:
+    """Return ``name`` if it is among ``names``.
+
+    Raises:
+        UsageError: It is not; the message suggests one that is.
+    """
+    if name not in names:
+        raise UsageError(f"unknown {kind} {name!r}{did_you_mean(name, names)}")
+    return name
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read a list of seeds and ranges.
+
+    >>> parse_seeds("0,4-6,5")
+    (0, 4, 5, 6)
+
+    Raises:
+        UsageError: It is none.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UsageError(f"--seeds {text!r} is not a list of seeds; write for example 0,1,2 or 0-4")
+        seeds += range(int(first), int(last if dash else first) + 1)
+    return tuple(dict.fromkeys(seeds))
+
+
+def parse_scale(name: str) -> Scale:
+    """Read a scale.
+
+    Raises:
+        UsageError: Unknown name.
+    """
+    return Scale(known(name, [str(scale) for scale in Scale], "scale"))

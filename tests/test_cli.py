@@ -1,0 +1,276 @@
+"""The command line as a user meets it: every error is one line with its mend, and nothing is lost."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from shell import Shell, optimizer_plugin
+
+TINY = ("run", "--suite", "classification", "--scale", "smoke", "--tasks", "tiny", "--epochs", "2")
+PLUG = "[apo_bench.optimizers]\nplug = plug:plug\n"
+
+
+def _store(shell: Shell) -> Path:
+    return shell.folder / "apo-bench-results"
+
+
+def _records(shell: Shell) -> list[dict[str, object]]:
+    return [json.loads(path.read_bytes()) for path in sorted(_store(shell).glob("runs/*/record.json"))]
+
+
+def test_a_run_ends_with_a_leaderboard_and_the_same_command_reuses_it(tiny_shell: Shell) -> None:
+    first = tiny_shell(*TINY)
+    assert "6 of 6 runs to be made" in first.stdout
+    assert "6 of 6 runs have a result" in first.stdout
+    assert len(_records(tiny_shell)) == 6
+    page = (_store(tiny_shell) / "leaderboards" / "classification-smoke.md").read_text(encoding="utf-8")
+    assert "| sgdm" in page
+    assert "fp16 (emulated)" in page
+
+    second = tiny_shell(*TINY)
+    assert "0 of 6 runs to be made" in second.stdout
+    assert len(_records(tiny_shell)) == 6
+    report = tiny_shell("report", "--suite", "classification").stdout
+    assert report.strip() == page.replace("6 of 6 runs", "6 runs").strip()
+
+
+def test_more_seeds_run_only_what_is_missing(tiny_shell: Shell) -> None:
+    tiny_shell(*TINY, "--optimizers", "sgdm", "--precisions", "fp32")
+    more = tiny_shell(*TINY, "--optimizers", "sgdm", "--precisions", "fp32", "--seeds", "0-2")
+    assert "2 of 3 runs to be made" in more.stdout
+    assert "±" in more.stdout
+
+
+def test_a_plan_runs_nothing_and_makes_no_store(tiny_shell: Shell) -> None:
+    done = tiny_shell(*TINY, "--plan")
+    assert "6 of 6 runs to be made" in done.stdout
+    assert not _store(tiny_shell).exists()
+
+
+def test_an_edited_plugin_runs_anew_and_says_why(tiny_shell: Shell) -> None:
+    module = tiny_shell.install("plug", optimizer_plugin(["pass"]), PLUG)
+    command = (*TINY, "--optimizers", "plug,sgdm", "--precisions", "fp32")
+    tiny_shell(*command)
+    module.write_text(module.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
+    again = tiny_shell(*command)
+    assert "1 of 2 runs to be made" in again.stdout
+    assert "running plug on tiny anew, for these changed: optimizer" in again.stdout
+    assert len(_records(tiny_shell)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--suite", "clasification"], "unknown suite 'clasification'; did you mean 'classification'?"),
+        (["run", "--suite", "classification", "--optimizers", "adamm"], "unknown optimizer 'adamm'; did you mean 'adam'?"),
+        (
+            ["run", "--suite", "classification", "--tasks", "fashion-mnist-20k.lnet"],
+            "unknown task 'fashion-mnist-20k.lnet'; did you mean 'fashion-mnist-20k.lenet'?",
+        ),
+        (["run", "--suite", "classification", "--precisions", "fp61"], "unknown precision 'fp61'; did you mean 'fp16'?"),
+        (["run", "--suite", "classification", "--device", "cudda"], "unknown device 'cudda'; did you mean 'cuda'?"),
+        (["run", "--suite", "classification", "--scale", "locl"], "unknown scale 'locl'; did you mean 'local'?"),
+        (["run", "--suite", "classification", "--seeds", "0,x"], "--seeds '0,x' is not a list of seeds; write for example 0,1,2 or 0-4"),
+        (["run", "--suite", "classification", "--seeds", "3-1"], "--seeds '3-1' is not a list of seeds"),
+        (["run", "--suite", "classification", "--epochs", "0"], "--epochs 0 is not possible; give a number above 0"),
+        (["run", "--suite", "classification", "--epochs", "nan"], "--epochs nan is not possible"),
+        (["run", "--suite", "classification", "--workers", "0"], "--workers 0 is not possible; give 1 or more"),
+        (["run", "--suite", "classification", "--tasks", "tiny"], "task 'tiny' is not part of suite 'classification'; give it a budget with --epochs"),
+        (["run", "--suite", "classification", "--store", "file/x"], "cannot write to file/x (Not a directory); name another folder with --store"),
+        (["report", "--suite", "classification"], "no results at apo-bench-results; run a suite first"),
+        (["list", "task"], "cannot list 'task'; did you mean 'tasks'?"),
+        (["lst"], "invalid choice: 'lst'"),
+        (["run"], "the following arguments are required: --suite; see apo-bench run --help"),
+        (["run", "--suite", "classification", "--workers", "two"], "invalid int value: 'two'"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_one_line_with_the_mend(tiny_shell: Shell, arguments: list[str], message: str) -> None:
+    (tiny_shell.folder / "file").write_text("", encoding="utf-8")
+    done = tiny_shell(*arguments, status=2)
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_cuda_that_is_not_there_is_one_line(tiny_shell: Shell) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    done = tiny_shell(*TINY, "--device", "cuda", status=2)
+    assert done.stderr == ("apo-bench: device 'cuda' is not available: torch finds no CUDA device; use --device cpu\n")
+
+
+def test_a_plugin_that_fails_to_import_is_one_line_and_hurts_no_other(tiny_shell: Shell) -> None:
+    tiny_shell.install("plug", "raise RuntimeError('boom')\n", PLUG)
+    assert "plug" in tiny_shell("list", "optimizers").stdout
+    done = tiny_shell(*TINY, "--optimizers", "plug", status=2)
+    assert done.stderr == (
+        "apo-bench: 'plug' from plug 1.0 fails to import (RuntimeError: boom); mend or uninstall that distribution\n"
+    )
+    tiny_shell(*TINY, "--optimizers", "sgd", "--precisions", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "message"),
+    [
+        (["raise ValueError('no such luck')"], "crashed", "ValueError: no such luck"),
+        (["os.kill(os.getpid(), signal.SIGSEGV)"], "crashed", "the run's process was killed by SIGSEGV"),
+        (["os._exit(3)"], "crashed", "the run's process ended with exit status 3"),
+        (["raise torch.OutOfMemoryError('CUDA out of memory')"], "out-of-memory", "CUDA out of memory"),
+        (["torch.empty(2**50)"], "out-of-memory", "can't allocate memory"),
+    ],
+)
+def test_a_run_that_dies_gets_a_typed_outcome_and_the_rest_goes_on(
+    tiny_shell: Shell, body: list[str], kind: str, message: str
+) -> None:
+    tiny_shell.install("plug", optimizer_plugin([f"if self.steps == 20: {line}" for line in body]), PLUG)
+    done = tiny_shell(*TINY, "--optimizers", "plug,sgd", "--precisions", "fp32", status=1)
+    outcomes = {record["spec"]["optimizer"]["name"]: record["outcome"] for record in _records(tiny_shell)}  # type: ignore[index]
+    assert outcomes["plug"]["type"] == kind  # type: ignore[index]
+    assert message in outcomes["plug"]["message"]  # type: ignore[index]
+    assert outcomes["sgd"]["type"] == "exhausted"  # type: ignore[index]
+    assert "1 of 2 runs have a result; 1 failed." in done.stdout
+    assert "the same command tries them again" in done.stderr
+    assert (
+        "1 of 2 runs to be made"
+        in tiny_shell(*TINY, "--optimizers", "plug,sgd", "--precisions", "fp32", "--plan").stdout
+    )
+
+
+def test_divergence_is_a_result(tiny_shell: Shell) -> None:
+    tiny_shell.install("plug", optimizer_plugin(["if self.steps == 20: self.scale_learning_rate(1e30)"]), PLUG)
+    done = tiny_shell(*TINY, "--optimizers", "plug,sgdm", "--precisions", "fp32")
+    assert "diverged 1 of 1" in done.stdout
+    assert "0 of 2 runs to be made" in tiny_shell(*TINY, "--optimizers", "plug,sgdm", "--precisions", "fp32").stdout
+
+
+def test_a_damaged_record_is_reported_and_made_anew(tiny_shell: Shell) -> None:
+    command = (*TINY, "--optimizers", "sgd", "--precisions", "fp32")
+    tiny_shell(*command)
+    (path,) = _store(tiny_shell).glob("runs/*/record.json")
+    path.write_bytes(path.read_bytes()[:50])
+    done = tiny_shell(*command)
+    assert "damaged record set aside" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "1 of 1 runs to be made" in done.stdout
+    assert len(_records(tiny_shell)) == 1
+
+
+def _wait_for(condition: object, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():  # type: ignore[operator]
+            return
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def _active(shell: Shell) -> list[Path]:
+    return list(_store(shell).glob("active/*/events.jsonl"))
+
+
+SLOW_STEPS = ["time.sleep(0.05)"]
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_command_loses_only_the_run_in_flight(tiny_shell: Shell, kill: signal.Signals) -> None:
+    tiny_shell.install("plug", optimizer_plugin(SLOW_STEPS), PLUG)
+    command = (*TINY, "--optimizers", "plug", "--precisions", "fp32", "--seeds", "0-2")
+    process = tiny_shell.start(*command)
+    _wait_for(lambda: len(_records(tiny_shell)) == 1 and _active(tiny_shell))
+    process.send_signal(kill)
+    process.communicate(timeout=30)
+    assert len(_records(tiny_shell)) == 1
+    done = tiny_shell(*command)
+    assert "2 of 3 runs to be made" in done.stdout
+    assert len(_records(tiny_shell)) == 3
+    assert not list((_store(tiny_shell) / "active").iterdir())
+
+
+def test_ctrl_c_drains(tiny_shell: Shell) -> None:
+    tiny_shell.install("plug", optimizer_plugin(SLOW_STEPS), PLUG)
+    command = (*TINY, "--optimizers", "plug", "--precisions", "fp32", "--seeds", "0-2")
+    process = tiny_shell.start(*command)
+    _wait_for(lambda: _active(tiny_shell))
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "stopping after the 1 runs in flight" in output
+    assert "1 of 3 runs have a result" in output
+    assert [record["outcome"]["type"] for record in _records(tiny_shell)] == ["exhausted"]  # type: ignore[index]
+
+
+def test_ctrl_c_twice_stops_and_leaves_a_clean_store(tiny_shell: Shell) -> None:
+    tiny_shell.install("plug", optimizer_plugin(["time.sleep(1.0)"]), PLUG)
+    command = (*TINY, "--optimizers", "plug", "--precisions", "fp32", "--seeds", "0-2")
+    process = tiny_shell.start(*command)
+    _wait_for(lambda: _active(tiny_shell))
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - start < 10.0
+    assert process.returncode == 1
+    assert [record["outcome"]["type"] for record in _records(tiny_shell)] == ["interrupted"]  # type: ignore[index]
+    assert "the same command continues" in output
+    assert not list((_store(tiny_shell) / "active").iterdir())
+    assert "3 of 3 runs to be made" in tiny_shell(*command, "--plan").stdout
+
+
+def test_two_commands_share_one_store(tiny_shell: Shell) -> None:
+    tiny_shell.install("plug", optimizer_plugin(["time.sleep(0.02)"]), PLUG)
+    command = (*TINY, "--optimizers", "plug", "--precisions", "fp32", "--seeds", "0-3")
+    processes = [tiny_shell.start(*command) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert all("4 of 4 runs have a result" in output for output in outputs)
+    assert len(_records(tiny_shell)) == 4
+
+
+def test_workers_run_side_by_side(tiny_shell: Shell) -> None:
+    tiny_shell.install("plug", optimizer_plugin(["time.sleep(0.1)"]), PLUG)
+    done = tiny_shell(
+        *TINY, "--optimizers", "plug", "--precisions", "fp32", "--seeds", "0-3", "--workers", "4", "--threads", "1"
+    )
+    assert "4 of 4 runs have a result" in done.stdout
+    records = _records(tiny_shell)
+    assert max(str(record["started_at"]) for record in records) < min(str(record["finished_at"]) for record in records)
+
+
+def test_output_of_a_run_goes_to_its_own_file(tiny_shell: Shell) -> None:
+    tiny_shell.install("plug", optimizer_plugin(["if self.steps == 1: os.system('echo from below')"]), PLUG)
+    done = tiny_shell(*TINY, "--optimizers", "plug", "--precisions", "fp32")
+    assert "from below" not in done.stdout + done.stderr
+    (log,) = _store(tiny_shell).glob("runs/*/output.log")
+    assert log.read_text(encoding="utf-8") == "from below\n"
+
+
+def test_list_json_and_long(tiny_shell: Shell) -> None:
+    listed = json.loads(tiny_shell("list", "--json").stdout)
+    assert set(listed) == {"suites", "tasks", "optimizers", "precisions"}
+    assert {"name": "tiny", "from": "tiny_task 1.0"} in listed["tasks"]
+    long = tiny_shell("list", "--long").stdout
+    assert "61,706 parameters" in long
+    assert "lr=0.03 [0.0001..0.3 log]" in long
+
+
+def test_report_to_a_file(tiny_shell: Shell) -> None:
+    tiny_shell(*TINY, "--optimizers", "sgd", "--precisions", "fp32")
+    tiny_shell("report", "--suite", "classification", "--output", "page.md")
+    assert (tiny_shell.folder / "page.md").read_text(encoding="utf-8").startswith("# Leaderboard")
+    done = tiny_shell("report", "--suite", "classification", "--output", "none/page.md", status=2)
+    assert "cannot write none/page.md" in done.stderr
+    wrong = tiny_shell("report", "--suite", "classification", "--scale", "local", status=2)
+    assert "there are: smoke" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_the_smoke_suite_trains_within_three_minutes(shell: Shell) -> None:
+    start = time.monotonic()
+    done = shell("run", "--suite", "classification", "--scale", "smoke")
+    assert time.monotonic() - start < 180.0
+    assert "12 of 12 runs have a result" in done.stdout

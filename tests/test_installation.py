@@ -1,0 +1,58 @@
+"""What a user gets from the wheel."""
+
+import os
+import subprocess
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import apo_bench
+
+INSTALLED = pytest.mark.skipif("APO_BENCH_INSTALLED" not in os.environ, reason="only tox runs against the wheel")
+
+
+@INSTALLED
+def test_tests_run_against_the_installed_wheel() -> None:
+    assert "site-packages" in Path(apo_bench.__file__).parts
+
+
+def test_embedded_data_come_with_their_notice() -> None:
+    folder = files("apo_bench") / "data" / "embedded" / "fashion-mnist-20k"
+    assert "Copyright © 2017 Zalando SE" in (folder / "NOTICE").read_text(encoding="utf-8")
+    assert (folder / "train-images.npy").is_file()
+
+
+def test_public_names_are_the_lazy_ones() -> None:
+    assert set(apo_bench.__all__) == set(apo_bench._HOME)
+    for name in apo_bench.__all__:
+        assert getattr(apo_bench, name).__name__ == name
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "apo_bench",
+        "apo_bench.cli",
+        "apo_bench.store",
+        "apo_bench.registry",
+        "apo_bench.evidence.leaderboard",
+        "apo_bench.report.markdown",
+    ],
+)
+def test_reading_side_imports_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'wandb')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"]])
+def test_answers_within_300_ms(arguments: list[str]) -> None:
+    command = [str(Path(sys.executable).with_name("apo-bench")), *arguments]
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.3, times

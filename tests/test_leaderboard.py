@@ -1,0 +1,200 @@
+"""Leaderboards: what they claim, what they leave empty, and that no name can break a page."""
+
+import msgspec
+import pytest
+from scipy import stats
+
+from apo_bench.evidence.intervals import mean_interval
+from apo_bench.evidence.leaderboard import leaderboard
+from apo_bench.executors.job import now
+from apo_bench.record import (
+    SCHEMA,
+    Cost,
+    Crashed,
+    Direction,
+    Diverged,
+    Exhausted,
+    Fingerprint,
+    Outcome,
+    PrecisionBackend,
+    PrecisionFacts,
+    RunRecord,
+    Scores,
+    TaskFacts,
+)
+from apo_bench.report.markdown import leaderboard_markdown, leaderboard_text
+from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar, Scale
+
+FACTS = TaskFacts(
+    dataset="d",
+    model="m",
+    parameters=10,
+    train_examples=100,
+    validation_examples=10,
+    test_examples=10,
+    batch_size=10,
+    steps_per_epoch=10,
+    metric="accuracy (%)",
+    direction=Direction.MAXIMIZE,
+)
+
+
+def record(
+    optimizer: str,
+    seed: int,
+    test: float | None,
+    *,
+    outcome: Outcome | None = None,
+    backend: PrecisionBackend = PrecisionBackend.NATIVE,
+    precision: Precision = Precision.FP32,
+    facts: TaskFacts = FACTS,
+    task: str = "t",
+    **hyperparameters: Scalar,
+) -> RunRecord:
+    return RunRecord(
+        schema=SCHEMA,
+        spec=RunSpec(
+            task=task,
+            optimizer=OptimizerSpec(name=optimizer, hyperparameters={"lr": 0.1} | hyperparameters),
+            precision=precision,
+            seed=seed,
+            budget=Budget(epochs=5),
+            device=Device.CPU,
+        ),
+        suite="s",
+        scale=Scale.LOCAL,
+        started_at=now(),
+        finished_at=now(),
+        outcome=outcome or Exhausted(),
+        fingerprint=Fingerprint(harness="h", task="t", optimizer="o", torch="2", data="d"),
+        task=facts,
+        precision=PrecisionFacts(backend=backend, kept_fp32=()),
+        scores=Scores(test=test, validation=test, best_validation=test),
+        cost=Cost(
+            steps=50,
+            skipped_steps=0,
+            train_seconds=2.0 + seed,
+            eval_seconds=1.0,
+            step_ms=4.0 + seed,
+            peak_memory_bytes=2**30,
+            state_bytes=2048,
+        ),
+    )
+
+
+def test_interval_is_students() -> None:
+    values = [84.1, 85.0, 86.2, 85.5]
+    low, high = stats.t.interval(0.95, 3, loc=sum(values) / 4, scale=stats.sem(values))
+    got = mean_interval(values)
+    assert got.half_width is not None
+    assert (got.mean - got.half_width, got.mean + got.half_width) == pytest.approx((low, high))
+
+
+def test_simultaneous_intervals_are_wider_and_one_value_has_none() -> None:
+    wide, narrow = mean_interval([1.0, 2.0, 3.0], comparisons=5), mean_interval([1.0, 2.0, 3.0])
+    assert wide.half_width is not None
+    assert narrow.half_width is not None
+    assert wide.half_width > narrow.half_width
+    assert mean_interval([1.0]).half_width is None
+    assert not mean_interval([1.0]).excludes_zero
+
+
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    import numpy as np
+
+    source = np.random.default_rng(0)
+    hits = 0
+    for _ in range(2000):
+        got = mean_interval(list(source.normal(3.0, 2.0, size=3)))
+        assert got.half_width is not None
+        hits += abs(got.mean - 3.0) <= got.half_width
+    assert hits / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_rows_are_best_first_and_differences_are_paired_by_seed() -> None:
+    records = [record("sgdm", seed, 80.0 + 3 * seed) for seed in range(3)]
+    records += [record("adam", seed, 81.0 + 3 * seed + 0.01 * seed) for seed in range(3)]
+    (section,) = leaderboard("s", Scale.LOCAL, records).sections
+    assert [row.competitor for row in section.rows] == ["adam", "sgdm"]
+    adam, sgdm = section.rows
+    assert sgdm.versus_reference is None
+    assert adam.versus_reference is not None
+    assert adam.versus_reference.mean == pytest.approx(1.01)
+    assert adam.versus_reference.excludes_zero  # although the scores' own intervals overlap widely
+    assert adam.score is not None
+    assert adam.score.half_width is not None
+    assert adam.score.half_width > 5.0
+
+
+def test_less_is_better_where_the_metric_says_so() -> None:
+    facts = msgspec.structs.replace(FACTS, direction=Direction.MINIMIZE, metric="loss")
+    records = [record("sgdm", 0, 0.5, facts=facts), record("adam", 0, 0.4, facts=facts)]
+    (section,) = leaderboard("s", Scale.LOCAL, records).sections
+    assert [row.competitor for row in section.rows] == ["adam", "sgdm"]
+
+
+def test_a_cell_with_a_diverged_run_has_no_mean_and_ranks_last() -> None:
+    records = [record("adam", 0, 99.0), record("adam", 1, None, outcome=Diverged(step=3, reason="loss"))]
+    records += [record("sgdm", 0, 10.0), record("sgdm", 1, 10.0)]
+    board = leaderboard("s", Scale.LOCAL, records)
+    last = board.sections[0].rows[-1]
+    assert (last.competitor, last.score, last.versus_reference) == ("adam", None, None)
+    assert "diverged 1 of 2" in leaderboard_markdown(board)
+
+
+def test_a_crash_is_no_result_and_no_loss() -> None:
+    records = [record("sgdm", 0, 80.0), record("sgdm", 1, None, outcome=Crashed(message="boom"))]
+    board = leaderboard("s", Scale.LOCAL, records)
+    (row,) = board.sections[0].rows
+    assert (row.results, row.failed) == (1, 1)
+    assert row.score is not None
+    assert row.score.mean == 80.0
+    assert "1, 1 failed" in leaderboard_markdown(board)
+    assert "boom" in leaderboard_markdown(board)
+
+
+def test_one_seed_shows_no_interval_and_no_difference() -> None:
+    page = leaderboard_markdown(leaderboard("s", Scale.LOCAL, [record("sgdm", 0, 80.0), record("adam", 0, 81.0)]))
+    table = page.split("## How to read")[0]
+    assert "±" not in table
+    assert "81.00" in table
+
+
+def test_emulated_costs_stay_empty() -> None:
+    emulated = record("sgdm", 0, 80.0, precision=Precision.FP16, backend=PrecisionBackend.EMULATED)
+    (row,) = leaderboard("s", Scale.LOCAL, [emulated]).sections[0].rows
+    assert row.emulated
+    assert (row.step_ms, row.train_seconds, row.peak_memory_bytes, row.state_bytes) == (None, None, None, None)
+
+
+def test_settings_of_one_optimizer_are_told_apart() -> None:
+    records = [record("sgdm", 0, 80.0), record("sgdm", 0, 81.0, lr=0.2), record("adam", 0, 82.0)]
+    names = {row.competitor for row in leaderboard("s", Scale.LOCAL, records).sections[0].rows}
+    assert names == {"sgdm (lr=0.1)", "sgdm (lr=0.2)", "adam"}
+
+
+def test_a_plan_shows_what_is_missing_and_nothing_else() -> None:
+    made, other = record("sgdm", 0, 80.0), record("adam", 0, 81.0)
+    missing = msgspec.structs.replace(made.spec, seed=1)
+    board = leaderboard("s", Scale.LOCAL, [made, other], [made.spec, missing])
+    (row,) = board.sections[0].rows
+    assert (row.results, row.planned) == (1, 2)
+    assert "1 of 2 runs have a result." in leaderboard_text(board)
+
+
+HOSTILE = "x|y` <b>*_[z](http://a)\n## pwned"
+
+
+def test_no_name_in_a_record_can_break_a_page() -> None:
+    facts = msgspec.structs.replace(FACTS, model=HOSTILE, dataset=HOSTILE)
+    records = [
+        record(HOSTILE, 0, 80.0, facts=facts, task=HOSTILE, note=HOSTILE),
+        record(HOSTILE, 0, 81.0, facts=facts, task=HOSTILE, note="other"),
+        record("sgdm", 0, None, facts=facts, task=HOSTILE, outcome=Crashed(message=HOSTILE)),
+    ]
+    page = leaderboard_markdown(leaderboard("s", Scale.LOCAL, records))
+    assert "\n## pwned" not in page
+    assert "<b>" not in page
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    bars = {line.replace("\\|", "").count("|") for line in table}
+    assert len(bars) == 1

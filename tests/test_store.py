@@ -1,0 +1,231 @@
+"""The store survives what machines do: crashes, damage, many writers."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from apo_bench.errors import StoreError
+from apo_bench.executors.job import now
+from apo_bench.record import (
+    SCHEMA,
+    Crashed,
+    CurvePoint,
+    Diverged,
+    Evaluated,
+    Exhausted,
+    Fingerprint,
+    Interrupted,
+    Outcome,
+    OutOfMemory,
+    Progress,
+    Reached,
+    RunRecord,
+    Scores,
+    decode_record,
+    encode,
+)
+from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scale
+from apo_bench.store import Store, read_events, write_durably
+
+RUN = RunSpec(
+    task="a",
+    optimizer=OptimizerSpec(name="o", hyperparameters={"lr": 0.1, "flag": True, "none": None, "text": "x|y"}),
+    precision=Precision.FP32,
+    seed=0,
+    budget=Budget(epochs=1),
+    device=Device.CPU,
+)
+POINT = CurvePoint(
+    step=1,
+    epoch=0.5,
+    seconds=1.0,
+    train_loss=0.3,
+    validation_loss=0.4,
+    validation=80.0,
+    learning_rate_factor=1.0,
+)
+
+
+def record(run: RunSpec = RUN, outcome: Outcome | None = None, **fields: object) -> RunRecord:
+    defaults: dict[str, object] = {
+        "schema": SCHEMA,
+        "spec": run,
+        "suite": "s",
+        "scale": Scale.SMOKE,
+        "started_at": now(),
+        "finished_at": now(),
+        "outcome": outcome or Exhausted(),
+        "fingerprint": Fingerprint(harness="h", task="t", optimizer="o", torch="2", data="d"),
+        "scores": Scores(test=1.0),
+    }
+    return RunRecord(**(defaults | fields))  # type: ignore[arg-type]
+
+
+def put(store: Store, made: RunRecord) -> Path:
+    workspace = store.begin(made.run_id)
+    workspace.finish(made)
+    return store.path / "runs" / workspace.folder.name
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", create=True)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Exhausted(),
+        Reached(step=3, target=85.0),
+        Diverged(step=7, reason="loss"),
+        OutOfMemory(message="m"),
+        Crashed(message="m"),
+        Interrupted(),
+    ],
+)
+def test_a_record_is_read_back_as_it_was(store: Store, outcome: Outcome) -> None:
+    made = record(outcome=outcome, curve=(POINT,))
+    put(store, made)
+    assert store.scan().records == (made,)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_is_not_finite_never_reaches_a_file(number: float) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        encode(record(scores=Scores(test=number)))
+    with pytest.raises(ValueError, match="not finite"):
+        encode(Evaluated(point=msgspec.structs.replace(POINT, train_loss=number)))
+
+
+def test_an_unknown_field_is_refused() -> None:
+    raw = json.loads(encode(record()))
+    raw["surprise"] = 1
+    with pytest.raises(msgspec.ValidationError, match="surprise"):
+        decode_record(json.dumps(raw).encode())
+
+
+def test_a_record_of_a_later_schema_is_named_and_set_aside(store: Store) -> None:
+    folder = put(store, record())
+    raw = json.loads((folder / "record.json").read_bytes())
+    (folder / "record.json").write_text(json.dumps(raw | {"schema": SCHEMA + 1}), encoding="utf-8")
+    (damaged,) = store.scan().damaged
+    assert "schema" in damaged.reason
+
+
+def _truncate(folder: Path) -> None:
+    file = folder / "record.json"
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def _swap(folder: Path) -> None:
+    other = record(msgspec.structs.replace(RUN, seed=9))
+    (folder / "record.json").write_bytes(encode(other))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _truncate,
+        _swap,
+        lambda folder: (folder / "record.json").unlink(),
+        lambda folder: (folder / "record.json").write_bytes(b"\xff\xfe"),
+        lambda folder: (folder / "record.json").write_bytes(b""),
+    ],
+)
+def test_a_damaged_record_is_set_aside_and_the_others_are_read(store: Store, harm: object) -> None:
+    folder = put(store, record())
+    good = record(msgspec.structs.replace(RUN, seed=1))
+    put(store, good)
+    harm(folder)  # type: ignore[operator]
+    scan = store.scan()
+    assert scan.records == (good,)
+    assert [damaged.path for damaged in scan.damaged] == [store.path / "damaged" / folder.name]
+    assert store.scan().damaged == ()
+
+
+def test_a_correction_stands_beside_the_old_record_and_wins(store: Store) -> None:
+    old, new = record(scores=Scores(test=1.0)), record(scores=Scores(test=2.0))
+    put(store, old)
+    put(store, new)
+    assert store.scan().records == (old, new)
+    assert store.scan().newest() == {RUN.run_id: new}
+
+
+def test_a_later_failure_does_not_hide_a_result(store: Store) -> None:
+    result = record()
+    put(store, result)
+    put(store, record(outcome=Crashed(message="later")))
+    assert store.scan().newest() == {RUN.run_id: result}
+
+
+def test_events_are_readable_while_they_are_written(store: Store) -> None:
+    workspace = store.begin(RUN.run_id)
+    workspace.append(Progress(step=1, train_loss=None))
+    events, offset = read_events(workspace.folder)
+    assert events == [Progress(step=1, train_loss=None)]
+    with (workspace.folder / "events.jsonl").open("ab") as file:
+        file.write(b'{"type":"progress","st')
+    assert read_events(workspace.folder, offset) == ([], offset)
+    with (workspace.folder / "events.jsonl").open("ab") as file:
+        file.write(b'ep":2,"train_loss":0.5}\nrubbish\n')
+    workspace.append(Evaluated(point=POINT))
+    assert read_events(workspace.folder, offset)[0] == [Progress(step=2, train_loss=0.5), Evaluated(point=POINT)]
+    workspace.discard()
+    assert not workspace.folder.exists()
+
+
+_CLAIM_AND_WAIT = """
+import signal, sys
+from pathlib import Path
+from apo_bench.store import Store
+
+with Store(Path(sys.argv[1])).claim(sys.argv[2]) as mine:
+    Store(Path(sys.argv[1])).begin(sys.argv[2])
+    print(mine, flush=True)
+    signal.pause()
+"""
+
+
+def test_a_claim_is_exclusive_and_dies_with_its_process(store: Store) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", _CLAIM_AND_WAIT, str(store.path), RUN.run_id], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "True\n"
+    with store.claim(RUN.run_id) as got:
+        assert not got
+    assert store.remove_orphans() == 0
+    other.kill()
+    other.communicate()
+    with store.claim(RUN.run_id) as got:
+        assert got
+    assert store.remove_orphans() == 1
+    assert list((store.path / "active").iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "file"
+    write_durably(target, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_durably(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_unusable_store_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(StoreError, match=r"cannot write to .*; name another folder with --store"):
+        Store(tmp_path / "file" / "store", create=True)
+    with pytest.raises(StoreError, match="no results at"):
+        Store(tmp_path / "nowhere")

@@ -1,0 +1,213 @@
+"""Specs, schedules, grid, registry: the frozen values and how they are made."""
+
+import dataclasses
+import doctest
+import importlib
+import itertools
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import msgspec
+import pytest
+
+from apo_bench.competitor import Competitor, Search, hyperparameter
+from apo_bench.errors import UsageError
+from apo_bench.grid import unroll
+from apo_bench.registry import OPTIMIZERS, Registry, optimizers, tasks
+from apo_bench.schedules import Constant, Cosine, Step, learning_rate_factor
+from apo_bench.spec import (
+    Budget,
+    Device,
+    OptimizerEntry,
+    OptimizerSpec,
+    Precision,
+    RunSpec,
+    Scale,
+    Suite,
+    TaskEntry,
+    resolve_hyperparameters,
+)
+from apo_bench.suites import SUITES, suite
+
+
+@dataclasses.dataclass(frozen=True)
+class Knobs:
+    """Some hyperparameters."""
+
+    lr: float = hyperparameter(0.1, search=Search(0.01, 1.0, log=True))
+    nesterov: bool = hyperparameter(False)
+    interval: int = hyperparameter(10)
+
+
+def _no_build(problem: object, h: object) -> Any:
+    raise AssertionError("a grid builds nothing")
+
+
+RUN = RunSpec(
+    task="a",
+    optimizer=OptimizerSpec(name="o", hyperparameters={"lr": 0.1}),
+    precision=Precision.FP32,
+    seed=0,
+    budget=Budget(epochs=1),
+    device=Device.CPU,
+)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "apo_bench.errors",
+        "apo_bench.schedules",
+        "apo_bench.selection",
+        "apo_bench.display",
+        "apo_bench.evidence.intervals",
+    ],
+)
+def test_docstring_examples(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_run_identity_survives_a_file_and_depends_on_every_field() -> None:
+    assert msgspec.json.decode(msgspec.json.encode(RUN), type=RunSpec).run_id == RUN.run_id
+    variants = [
+        msgspec.structs.replace(RUN, task="b"),
+        msgspec.structs.replace(RUN, seed=1),
+        msgspec.structs.replace(RUN, precision=Precision.FP16),
+        msgspec.structs.replace(RUN, budget=Budget(epochs=2)),
+        msgspec.structs.replace(RUN, device=Device.CUDA),
+        msgspec.structs.replace(RUN, optimizer=OptimizerSpec(name="o", hyperparameters={"lr": 0.2})),
+        msgspec.structs.replace(RUN, optimizer=OptimizerSpec(name="o", hyperparameters={"lr": 0.1}, schedule=Cosine())),
+    ]
+    assert len({run.run_id for run in [RUN, *variants]}) == 1 + len(variants)
+
+
+def test_run_identity_does_not_depend_on_how_a_number_is_written() -> None:
+    same = msgspec.structs.replace(RUN, budget=Budget(epochs=1.0))
+    assert same.run_id == RUN.run_id
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 140), (0.25, 35), (0.5, 70), (0.001, 1), (2.501, 351)])
+def test_budget_in_steps(epochs: float, steps: int) -> None:
+    assert Budget(epochs=epochs).steps(140) == steps
+
+
+def test_hyperparameters_are_written_out_with_the_types_of_their_defaults() -> None:
+    resolved = resolve_hyperparameters(Knobs, {"lr": 1}, optimizer="o")
+    assert resolved == {"lr": 1.0, "nesterov": False, "interval": 10}
+    assert isinstance(resolved["lr"], float)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"lrr": 0.1}, "no hyperparameter 'lrr'; did you mean 'lr'?"),
+        ({"lr": "fast"}, r"o.lr = 'fast': expected float, like the default 0.1"),
+        ({"interval": 2.5}, "expected int"),
+        ({"interval": True}, "expected int"),
+        ({"nesterov": 1}, "expected bool"),
+    ],
+)
+def test_wrong_hyperparameters(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve_hyperparameters(Knobs, overrides, optimizer="o")  # type: ignore[arg-type]
+
+
+def test_schedules() -> None:
+    assert [learning_rate_factor(Constant(), step, 10) for step in (0, 9)] == [1.0, 1.0]
+    cosine = [learning_rate_factor(Cosine(), step, 100) for step in range(100)]
+    assert cosine[0] == 1.0
+    assert cosine[50] == pytest.approx(0.5)
+    assert all(later < earlier for earlier, later in itertools.pairwise(cosine))
+    warm = [learning_rate_factor(Step(warmup=0.1, milestones=(0.5,), decay=0.2), step, 100) for step in range(100)]
+    assert warm[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert warm[10:55] == [1.0] * 45
+    assert warm[55:] == [0.2] * 45
+
+
+def test_a_warmup_is_a_fraction() -> None:
+    with pytest.raises(ValueError, match="fraction"):
+        Constant(warmup=5)
+
+
+@pytest.mark.parametrize("search", [(1.0, 1.0, False), (0.0, 1.0, True)])
+def test_an_empty_search_range_is_refused(search: tuple[float, float, bool]) -> None:
+    with pytest.raises(ValueError, match="no range"):
+        Search(*search)
+
+
+def test_grid_is_seed_major_and_balanced() -> None:
+    small = Suite(
+        name="s",
+        scale=Scale.SMOKE,
+        title="S",
+        tasks=(
+            TaskEntry(task="a", epochs=1, seeds=(5, 6, 7)),
+            TaskEntry(task="b", epochs=2, overrides={"o": {"lr": 0.5}}),
+        ),
+        optimizers=(OptimizerEntry(optimizer="o"), OptimizerEntry(optimizer="p", overrides={"lr": 0.3})),
+        precisions=(Precision.FP32, Precision.FP16),
+    )
+    runs = unroll(small, {"o": Competitor(Knobs, _no_build), "p": Competitor(Knobs, _no_build)}, Device.CPU)
+    assert len(runs) == 2 * 2 * 4
+    assert [(run.task, run.seed) for run in runs[::4]] == [("a", 5), ("b", 0), ("a", 6), ("a", 7)]
+    for group in range(0, 16, 4):
+        cells = {(run.optimizer.name, run.precision) for run in runs[group : group + 4]}
+        assert len(cells) == 4
+    rates = {(run.task, run.optimizer.name): run.optimizer.hyperparameters["lr"] for run in runs}
+    assert rates == {("a", "o"): 0.1, ("a", "p"): 0.3, ("b", "o"): 0.5, ("b", "p"): 0.3}
+
+
+def test_the_most_particular_declaration_wins() -> None:
+    competitor = Competitor(
+        Knobs, _no_build, in_precision={Precision.FP16: {"lr": 0.2, "interval": 20, "nesterov": True}}
+    )
+    small = Suite(
+        name="s",
+        scale=Scale.SMOKE,
+        title="S",
+        tasks=(TaskEntry(task="a", epochs=1, overrides={"o": {"lr": 0.4}}), TaskEntry(task="b", epochs=1)),
+        optimizers=(OptimizerEntry(optimizer="o", overrides={"lr": 0.3, "interval": 30}),),
+        precisions=(Precision.FP32, Precision.FP16),
+    )
+    runs = unroll(small, {"o": competitor}, Device.CPU)
+    assert [tuple(run.optimizer.hyperparameters.values()) for run in runs] == [
+        (0.4, False, 30),
+        (0.4, True, 30),
+        (0.3, False, 30),
+        (0.3, True, 30),
+    ]
+
+
+def test_suites_name_only_registered_tasks_and_optimizers() -> None:
+    for name in SUITES:
+        for scale in (Scale.SMOKE, Scale.LOCAL):
+            chosen = suite(name, scale)
+            assert {entry.task for entry in chosen.tasks} <= set(tasks().names())
+            assert {entry.optimizer for entry in chosen.optimizers} <= set(optimizers().names())
+
+
+def _point(name: str, value: str = "m:o") -> EntryPoint:
+    return EntryPoint(name, value, OPTIMIZERS)
+
+
+def test_unknown_name_gets_a_suggestion() -> None:
+    with pytest.raises(UsageError, match=r"unknown optimizer 'lyon'; did you mean 'lion'\?"):
+        Registry(OPTIMIZERS, [_point("lion")])["lyon"]
+
+
+def test_two_registrations_of_one_name_are_an_error() -> None:
+    with pytest.raises(UsageError, match="'lion' is registered by both"):
+        Registry(OPTIMIZERS, [_point("lion"), _point("lion", "other:o")])
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a|b", "", "A", "x" * 81, "a\nb", "-x"])
+def test_hostile_names_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="not usable"):
+        Registry(OPTIMIZERS, [_point(name)])
+
+
+def test_a_plugin_that_fails_to_import_is_one_line() -> None:
+    with pytest.raises(UsageError, match=r"'lion' from .* fails to import \(ModuleNotFoundError: .*\); mend"):
+        Registry(OPTIMIZERS, [_point("lion", "no_such_module:o")])["lion"].load()
