@@ -1,0 +1,68 @@
+"""What the documents say is what the program does."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shell import Shell
+
+from apo_bench.cli import _parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def _commands() -> list[str]:
+    (action,) = (action for action in _parser()._actions if action.dest == "command")
+    assert action.choices is not None
+    return list(action.choices)
+
+
+def test_every_command_is_documented() -> None:
+    documented = re.findall(r"^\| `apo-bench ([a-z]+)", README, flags=re.MULTILINE)
+    assert documented == _commands()
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    (command,) = (block.strip() for block in _blocks("sh") if "tox" in block)
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_no_document_names_a_machine() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "reports").rglob("*.md")]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w.])/(home|root|work|tmp|Users)/", text), page
+
+
+def test_the_changelog_has_an_unreleased_section() -> None:
+    assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["signsgd", "moons"])
+def test_the_readmes_plugins_work_as_installed_distributions(shell: Shell, name: str) -> None:
+    (source,) = (block for block in _blocks("python") if f"\n{name} = " in block or f"def {name}(" in block)
+    (project,) = (block for block in _blocks("toml") if f'name = "{name}"' in block)
+    assert len([line for line in source.splitlines() if line.strip()]) <= 20
+    folder = shell.folder / "project"
+    folder.mkdir()
+    (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    (folder / "pyproject.toml").write_text(project, encoding="utf-8")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(shell.plugins), str(folder)],
+        check=True,
+    )
+    command = next(
+        match for match in re.findall(r"`apo-bench (run [^`]+)`", README) if re.search(rf"\b{name}\b", match)
+    )
+    done = shell(*command.split(), "--scale", "smoke", "--precisions", "fp32", "--seeds", "0")
+    assert " runs have a result" in done.stdout
+    assert name in done.stdout
+    assert "failed" not in done.stdout
