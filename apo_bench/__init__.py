@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apo_bench.competitor import Competitor, Search, hyperparameter
     from apo_bench.data.examples import Batch, Dataset, Examples, Splits
-    from apo_bench.spec import Precision
+    from apo_bench.spec import Precision, Scalar
     from apo_bench.tasks.task import Task
     from apo_bench.training.objectives import Accuracy, CrossEntropy
     from apo_bench.training.problem import Problem, StepResult, UpdateRule
@@ -25,6 +25,7 @@ _HOME = {
     "Examples": "apo_bench.data.examples",
     "Precision": "apo_bench.spec",
     "Problem": "apo_bench.training.problem",
+    "Scalar": "apo_bench.spec",
     "Search": "apo_bench.competitor",
     "Splits": "apo_bench.data.examples",
     "StepResult": "apo_bench.training.problem",
@@ -43,6 +44,7 @@ __all__ = [
     "Examples",
     "Precision",
     "Problem",
+    "Scalar",
     "Search",
     "Splits",
     "StepResult",

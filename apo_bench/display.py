@@ -28,16 +28,14 @@ class Display(Watcher):
         console: Where to print.
         runs: Number of runs to be made.
         expected: Expected training seconds by run identity.
-        workers: Runs at a time.
     """
 
-    def __init__(self, console: Console, runs: int, expected: dict[str, float | None], workers: int) -> None:
+    def __init__(self, console: Console, runs: int, expected: dict[str, float | None]) -> None:
         self.console = console
         self.runs = runs
         self.done = 0
         self._expected = dict(expected)
         self._spent_expected = 0.0
-        self._workers = workers
         self._begin = time.monotonic()
         self._last: dict[str, record.CurvePoint] = {}
         self._told_elsewhere = False
@@ -74,6 +72,10 @@ class Display(Watcher):
             self._told_elsewhere = True
             self._print(f"another process is running the remaining {runs} runs; waiting for it")
 
+    def warn(self, message: str) -> None:
+        """Print a line about something that does not stop the runs."""
+        self._print(f"apo-bench: {message}")
+
     def draining(self, runs: int) -> None:
         """Say what Ctrl-C does."""
         self._print(f"stopping after the {runs} runs in flight; Ctrl-C again stops them now")
@@ -107,8 +109,8 @@ class Display(Watcher):
 class TerminalDisplay(Display):
     """Progress bars: all runs, and each run in flight with its loss and metric."""
 
-    def __init__(self, console: Console, runs: int, expected: dict[str, float | None], workers: int) -> None:
-        super().__init__(console, runs, expected, workers)
+    def __init__(self, console: Console, runs: int, expected: dict[str, float | None]) -> None:
+        super().__init__(console, runs, expected)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -165,11 +167,11 @@ class TerminalDisplay(Display):
 
 
 @contextlib.contextmanager
-def display(runs: int, expected: dict[str, float | None], workers: int) -> Iterator[Display]:
-    """Choose what suits the standard output."""
-    console = Console()
+def display(runs: int, expected: dict[str, float | None], *, to_stderr: bool = False) -> Iterator[Display]:
+    """Choose what suits the standard output, or the standard error where the output belongs to a program."""
+    console = Console(stderr=to_stderr)
     kind = TerminalDisplay if console.is_terminal else Display
-    with kind(console, runs, expected, workers) as chosen:
+    with kind(console, runs, expected) as chosen:
         yield chosen
 
 

@@ -17,7 +17,13 @@ from apo_bench.spec import (
 )
 
 
-def unroll(suite: Suite, competitors: Mapping[str, Competitor[Any]], device: Device) -> tuple[RunSpec, ...]:
+def unroll(
+    suite: Suite,
+    competitors: Mapping[str, Competitor[Any]],
+    device: Device,
+    *,
+    compile: bool = False,  # noqa: A002 - torch's name
+) -> tuple[RunSpec, ...]:
     """List the runs of a suite in the order in which they are executed.
 
     All tasks get their first seed before any gets its second; within a (task, seed) all precisions and all
@@ -27,6 +33,7 @@ def unroll(suite: Suite, competitors: Mapping[str, Competitor[Any]], device: Dev
         suite: What to run.
         competitors: The optimizers that the suite names.
         device: Kind of device.
+        compile: Whether models run through `torch.compile`.
 
     Returns:
         Runs, each once.
@@ -48,6 +55,7 @@ def unroll(suite: Suite, competitors: Mapping[str, Competitor[Any]], device: Dev
                         seed=entry.seeds[position],
                         budget=Budget(epochs=entry.epochs),
                         device=device,
+                        compile=compile,
                     )
                     runs.setdefault(run.run_id, run)
     return tuple(runs.values())

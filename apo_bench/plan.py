@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
+import msgspec
+
+from apo_bench.errors import DataError
 from apo_bench.fingerprint import fingerprint
 from apo_bench.grid import unroll
 from apo_bench.record import Fingerprint, RunRecord
@@ -34,10 +37,17 @@ class PlannedRun:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All runs of a suite in their order, and the suite."""
+    """All runs of a suite in their order.
+
+    Attributes:
+        suite: The suite, without the tasks whose data cannot be had.
+        runs: Its runs.
+        unavailable: What is wrong, one line for each dataset that cannot be had.
+    """
 
     suite: Suite
     runs: tuple[PlannedRun, ...]
+    unavailable: tuple[str, ...] = ()
 
     @property
     def pending(self) -> tuple[PlannedRun, ...]:
@@ -52,17 +62,31 @@ class Plan:
         return sum(known) if len(known) == len(times) else None
 
 
-def plan(suite: Suite, device: Device, tasks: Registry, optimizers: Registry, scan: Scan) -> Plan:
+def plan(
+    suite: Suite,
+    device: Device,
+    tasks: Registry,
+    optimizers: Registry,
+    scan: Scan,
+    *,
+    compile: bool = False,  # noqa: A002 - torch's name
+) -> Plan:
     """Unroll a suite against a store. Imports the plugins that the suite names.
 
     Raises:
         UsageError: Unknown or broken task or optimizer, or unknown hyperparameter.
-        DataError: A dataset is missing or damaged.
     """
     loaded_tasks = {entry.task: tasks[entry.task].load()() for entry in suite.tasks}
     competitors = {entry.optimizer: optimizers[entry.optimizer].load() for entry in suite.optimizers}
-    runs = unroll(suite, competitors, device)
-    digests = {name: task.dataset.digest() for name, task in loaded_tasks.items()}
+    digests: dict[str, str] = {}
+    unavailable: dict[str, None] = {}
+    for name, task in loaded_tasks.items():
+        try:
+            digests[name] = task.dataset.digest()
+        except DataError as error:
+            unavailable[str(error)] = None
+    suite = msgspec.structs.replace(suite, tasks=tuple(entry for entry in suite.tasks if entry.task in digests))
+    runs = unroll(suite, competitors, device, compile=compile)
     speeds = _Speeds(scan, loaded_tasks)
     planned = []
     for run in runs:
@@ -78,7 +102,7 @@ def plan(suite: Suite, device: Device, tasks: Registry, optimizers: Registry, sc
                 expected_seconds=speeds.expected_seconds(run),
             )
         )
-    return Plan(suite, tuple(planned))
+    return Plan(suite, tuple(planned), tuple(unavailable))
 
 
 class _Speeds:

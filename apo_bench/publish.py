@@ -4,11 +4,12 @@ import time
 
 from apo_bench.evidence.leaderboard import Leaderboard, leaderboard
 from apo_bench.executors.local import Watcher
+from apo_bench.files import write_durably
 from apo_bench.plan import Plan
 from apo_bench.record import Event, Outcome
 from apo_bench.report.markdown import leaderboard_markdown
 from apo_bench.spec import RunSpec
-from apo_bench.store import Store, write_durably
+from apo_bench.store import Store
 
 _SECONDS = 2.0
 """Shortest time between two rewrites."""
@@ -56,7 +57,10 @@ class Publisher(Watcher):
         """Pass on, and rewrite."""
         self._display.finished(run, outcome)
         if time.monotonic() >= self._next:
-            self.publish()
+            try:
+                self.publish()
+            except OSError as error:
+                self._display.warn(f"cannot write {self.path} ({error.strerror}); the runs go on")
             self._next = time.monotonic() + _SECONDS
 
     def elsewhere(self, runs: int) -> None:

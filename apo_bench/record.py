@@ -190,8 +190,17 @@ class Environment(Frozen, frozen=True):
     cudnn: int | None = None
 
 
+class Intent(Frozen, frozen=True):
+    """What a run is: its spec, the suite and scale it is run for, the code and data it depends on."""
+
+    spec: RunSpec
+    suite: str
+    scale: Scale
+    fingerprint: Fingerprint
+
+
 class RunRecord(Frozen, frozen=True):
-    """One finished run."""
+    """One finished run; ``continued`` counts how often it was taken up from a checkpoint."""
 
     schema: int
     spec: RunSpec
@@ -207,6 +216,7 @@ class RunRecord(Frozen, frozen=True):
     scores: Scores = Scores()
     cost: Cost | None = None
     curve: tuple[CurvePoint, ...] = ()
+    continued: int = 0
 
     @property
     def run_id(self) -> str:
@@ -242,7 +252,7 @@ Event = Started | Progress | Evaluated
 
 
 def encode(value: Frozen) -> bytes:
-    """JSON of a record or an event.
+    """JSON of a record, an event or an intent.
 
     Raises:
         ValueError: It holds a number that is not finite: JSON has none, and a reader would take it for missing.
@@ -284,6 +294,15 @@ def decode_event(line: bytes) -> Event:
     """
     event: Event = msgspec.json.decode(line, type=Event)
     return event
+
+
+def decode_intent(data: bytes) -> Intent:
+    """Read back what a run in flight is.
+
+    Raises:
+        ValueError: Damaged.
+    """
+    return msgspec.json.decode(data, type=Intent)
 
 
 class _Header(msgspec.Struct):

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import msgspec
 
 from apo_bench.errors import UsageError, did_you_mean
-from apo_bench.registry import optimizers, tasks
+from apo_bench.registry import Registry, optimizers, tasks
 from apo_bench.spec import OptimizerEntry, Precision, Scale, Suite, TaskEntry
 from apo_bench.suites import suite
 
@@ -35,7 +35,9 @@ def select(options: argparse.Namespace, scale: Scale) -> Suite:
         defaults = {entry.optimizer: entry for entry in competitors}
         names = optimizers().names()
         competitors = tuple(
-            defaults.get(name) or OptimizerEntry(optimizer=known(name, names, "optimizer"))
+            defaults[name]
+            if name in defaults and name in names
+            else OptimizerEntry(optimizer=known(name, names, "optimizer"))
             for name in words(options.optimizers)
         )
     precisions = chosen.precisions
@@ -43,6 +45,13 @@ def select(options: argparse.Namespace, scale: Scale) -> Suite:
         formats = [str(precision) for precision in Precision]
         precisions = tuple(Precision(known(name, formats, "precision")) for name in words(options.precisions))
     return msgspec.structs.replace(chosen, tasks=entries, optimizers=competitors, precisions=precisions)
+
+
+def installed(chosen: Suite, registered: Registry) -> tuple[Suite, tuple[str, ...]]:
+    """Leave out the suite's own competitors that nothing installed here provides; returns their names too."""
+    present = tuple(entry for entry in chosen.optimizers if entry.optimizer in registered.names())
+    absent = tuple(entry.optimizer for entry in chosen.optimizers if entry not in present)
+    return msgspec.structs.replace(chosen, optimizers=present), absent
 
 
 def _outside(name: str, options: argparse.Namespace) -> TaskEntry:

@@ -65,7 +65,7 @@ class Budget(Frozen, frozen=True):
         return max(1, -int(-self.epochs * steps_per_epoch // 1))
 
 
-class OptimizerSpec(Frozen, frozen=True):
+class OptimizerSpec(Frozen, frozen=True, omit_defaults=True):
     """A competitor by its registered name, with every hyperparameter written out.
 
     Attributes:
@@ -79,8 +79,12 @@ class OptimizerSpec(Frozen, frozen=True):
     schedule: Schedule = Constant()
 
 
-class RunSpec(Frozen, frozen=True):
-    """Everything that determines one run, apart from code and data."""
+class RunSpec(Frozen, frozen=True, omit_defaults=True):
+    """Everything that determines one run, apart from code and data.
+
+    Fields at their defaults stay out of the file and of the identity, so that a field added later leaves the identity
+    of old runs alone.
+    """
 
     task: str
     optimizer: OptimizerSpec
@@ -88,6 +92,7 @@ class RunSpec(Frozen, frozen=True):
     seed: int
     budget: Budget
     device: Device
+    compile: bool = False
 
     @property
     def run_id(self) -> str:

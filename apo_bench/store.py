@@ -4,7 +4,7 @@
 
     store/
       runs/<run_id>-<attempt>/     record.json, events.jsonl, output.log     finished; never changed again
-      active/<run_id>-<attempt>/   events.jsonl, output.log                  being written
+      active/<run_id>-<attempt>/   intent.json, events.jsonl, checkpoint     being written, or waiting to be continued
       damaged/                     what could not be read, set aside
       locks/<run_id>.lock          held by the process that runs it
       leaderboards/                rewritten at will
@@ -15,22 +15,33 @@ correction is a new record beside the old one.
 
 import contextlib
 import dataclasses
-import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import filelock
 import msgspec
 
 from apo_bench.errors import StoreError
-from apo_bench.record import Event, Fingerprint, RunRecord, decode_event, decode_record, encode
+from apo_bench.files import sync_folder, write_durably
+from apo_bench.record import (
+    Event,
+    Fingerprint,
+    Intent,
+    RunRecord,
+    decode_event,
+    decode_intent,
+    decode_record,
+    encode,
+)
 
 _RECORD = "record.json"
 _EVENTS = "events.jsonl"
+_INTENT = "intent.json"
 OUTPUT = "output.log"
+CHECKPOINT = "checkpoint.safetensors"
 _FOLDERS = ("runs", "active", "damaged", "locks", "leaderboards")
 
 
@@ -49,10 +60,20 @@ class Damaged:
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What a store holds: readable records, oldest first, and damaged ones."""
+    """What a store holds.
 
-    records: tuple[RunRecord, ...]
+    Attributes:
+        by_folder: Readable records with the folder of each, oldest first.
+        damaged: The others.
+    """
+
+    by_folder: Mapping[Path, RunRecord]
     damaged: tuple[Damaged, ...]
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """Readable records, oldest first."""
+        return tuple(self.by_folder.values())
 
     def find_result(self, run_id: str, fingerprint: Fingerprint) -> RunRecord | None:
         """The newest result of a run that was made with this code and data."""
@@ -69,6 +90,21 @@ class Scan:
             if old is None or record.is_result or not old.is_result:
                 newest[record.run_id] = record
         return newest
+
+
+@dataclasses.dataclass(frozen=True)
+class Active:
+    """A run that is not finished.
+
+    Attributes:
+        folder: Where it is written.
+        intent: What it is.
+        running: Whether a process holds its claim; otherwise it waits to be continued.
+    """
+
+    folder: Path
+    intent: Intent
+    running: bool
 
 
 class Workspace:
@@ -93,8 +129,10 @@ class Workspace:
         os.fsync(self._events.fileno())
         self._events.close()
         write_durably(self.folder / _RECORD, encode(record))
+        for name in (CHECKPOINT, _INTENT):
+            (self.folder / name).unlink(missing_ok=True)
         self.folder.rename(self._destination)
-        _sync_folder(self._destination.parent)
+        sync_folder(self._destination.parent)
 
     def discard(self) -> None:
         """Remove the run as if it had not begun."""
@@ -150,43 +188,66 @@ class Store:
         finally:
             lock.release()
 
-    def begin(self, run_id: str) -> Workspace:
-        """Begin writing a run."""
-        name = f"{run_id}-{uuid.uuid4().hex[:8]}"
-        folder = self.path / "active" / name
+    def begin(self, intent: Intent) -> Workspace:
+        """Begin writing a run whose claim this process holds, or take it up where a dead process left a checkpoint."""
+        encoded = encode(intent)
+        continued = None
+        for folder in sorted((self.path / "active").glob(f"{intent.spec.run_id}-*")):
+            same = _read(folder / _INTENT) == encoded
+            if continued is None and same and (folder / CHECKPOINT).is_file():
+                continued = folder
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+        if continued is not None:
+            return self.adopt(continued)
+        folder = self.path / "active" / f"{intent.spec.run_id}-{uuid.uuid4().hex[:8]}"
         folder.mkdir()
-        return Workspace(folder, self.path / "runs" / name)
+        write_durably(folder / _INTENT, encoded)
+        return self.adopt(folder)
 
     def adopt(self, folder: Path) -> Workspace:
-        """Take over the active run of a process that died, to finish it."""
+        """Go on writing an active run: a new one, or that of a process that died."""
         return Workspace(folder, self.path / "runs" / folder.name)
 
     def remove_orphans(self) -> int:
-        """Remove what runs left behind whose processes died; returns how many."""
+        """Remove what dead processes left behind, but for what can be continued; returns how many."""
         removed = 0
         for folder in sorted((self.path / "active").iterdir()):
-            run_id = folder.name.partition("-")[0]
-            with self.claim(run_id) as mine:
-                if mine and folder.is_dir():
+            with self.claim(folder.name.partition("-")[0]) as mine:
+                if mine and not (folder / CHECKPOINT).is_file():
                     shutil.rmtree(folder, ignore_errors=True)
                     removed += 1
         return removed
 
+    def active(self) -> list[Active]:
+        """The runs in flight and those that were interrupted, in any order."""
+        found = []
+        for folder in sorted((self.path / "active").iterdir()):
+            data = _read(folder / _INTENT)
+            if data is None:
+                continue
+            with (
+                contextlib.suppress(ValueError, msgspec.MsgspecError),
+                self.claim(folder.name.partition("-")[0]) as mine,
+            ):
+                found.append(Active(folder, decode_intent(data), running=not mine))
+        return found
+
     def scan(self, run_id: str = "") -> Scan:
         """Read all finished runs, or those of one ``run_id``; a damaged one is set aside and stops nothing."""
-        records: list[RunRecord] = []
+        records: dict[Path, RunRecord] = {}
         damaged: list[Damaged] = []
         for folder in sorted((self.path / "runs").glob(f"{run_id}*")):
             try:
-                records.append(_read_record(folder))
+                records[folder] = _read_record(folder)
             except FileNotFoundError:
                 damaged.append(self._set_aside(folder, f"{_RECORD} is missing"))
             except NotADirectoryError:
                 damaged.append(self._set_aside(folder, "not a run's folder"))
             except (ValueError, msgspec.MsgspecError) as error:
                 damaged.append(self._set_aside(folder, str(error)))
-        records.sort(key=lambda record: record.finished_at)
-        return Scan(tuple(records), tuple(damaged))
+        oldest_first = sorted(records.items(), key=lambda item: item[1].finished_at)
+        return Scan(dict(oldest_first), tuple(damaged))
 
     def _set_aside(self, folder: Path, reason: str) -> Damaged:
         destination = self.path / "damaged" / folder.name
@@ -196,6 +257,13 @@ class Store:
         except OSError:
             destination = folder  # read-only, or another reader moved it: report it where it was
         return Damaged(destination, reason)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def _read_record(folder: Path) -> RunRecord:
@@ -228,31 +296,3 @@ def read_events(folder: Path, offset: int = 0) -> tuple[list[Event], int]:
         with contextlib.suppress(ValueError, msgspec.MsgspecError):
             events.append(decode_event(line))
     return events, offset + len(complete)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash either the old or the new content is there, whole."""
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some file systems cannot sync a folder
-            raise
-    finally:
-        os.close(descriptor)

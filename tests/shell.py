@@ -21,7 +21,14 @@ class Shell:
     def environment(self) -> dict[str, str]:
         """The environment of a user who has installed the plugins."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("APO_BENCH")}
-        return kept | {"PYTHONPATH": str(self.plugins), "COLUMNS": "200", "NO_COLOR": "1"}
+        return kept | {
+            "PYTHONPATH": str(self.plugins),
+            "APO_BENCH_DATA": str(self.folder / "data"),
+            "COLUMNS": "200",
+            "NO_COLOR": "1",
+            "WANDB_API_KEY": "",
+            "NETRC": str(self.folder / "none"),
+        }
 
     def install(self, name: str, source: str, entry_points: str) -> Path:
         """Install a distribution of one module, as pip would lay it out; returns the module's file."""
@@ -42,6 +49,7 @@ class Shell:
             capture_output=True,
             text=True,
             check=False,
+            stdin=subprocess.DEVNULL,
             timeout=300,
         )
         assert done.returncode == status, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -1,6 +1,7 @@
 """Laws that hold for every registered optimizer."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from apo_bench.data.examples import Batch
 from apo_bench.registry import optimizers
-from apo_bench.spec import Precision
+from apo_bench.spec import Precision, Scalar
 from apo_bench.training.objectives import CrossEntropy
 from apo_bench.training.precision import PrecisionPolicy
 from apo_bench.training.problem import Problem, UpdateRule
@@ -32,9 +33,12 @@ def _made(name: str, precision: Precision = Precision.FP32) -> tuple[Problem, Up
     return problem, _built(name, problem)
 
 
-def _built(name: str, problem: Problem) -> UpdateRule:
+def _built(name: str, problem: Problem, **wanted: Scalar) -> UpdateRule:
+    """The rule with its defaults, and those of ``wanted`` that it has."""
     competitor = optimizers()[name].load()
+    fields = {field.name for field in dataclasses.fields(competitor.hyperparameters)}
     overrides = competitor.in_precision.get(problem.precision.precision, {})
+    overrides = {**overrides, **{key: value for key, value in wanted.items() if key in fields}}
     rule: UpdateRule = competitor.build(problem, competitor.hyperparameters(**overrides))
     return rule
 
@@ -71,8 +75,9 @@ def test_save_load_continue_equals_uninterrupted(name: str, precision: Precision
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_zero_gradient_leaves_parameters(name: str) -> None:
-    problem, rule = _made(name)
+def test_zero_gradient_and_no_decay_leaves_parameters(name: str) -> None:
+    problem, _ = _made(name)
+    rule = _built(name, problem, weight_decay=0.0)
     before = _parameters(problem)
     problem.loss = lambda outputs, batch: (outputs * 0.0).sum()  # type: ignore[method-assign]
     rule.step(_batch(0))

@@ -12,6 +12,7 @@ import pytest
 
 from apo_bench.errors import StoreError
 from apo_bench.executors.job import now
+from apo_bench.files import write_durably
 from apo_bench.record import (
     SCHEMA,
     Crashed,
@@ -20,6 +21,7 @@ from apo_bench.record import (
     Evaluated,
     Exhausted,
     Fingerprint,
+    Intent,
     Interrupted,
     Outcome,
     OutOfMemory,
@@ -31,7 +33,7 @@ from apo_bench.record import (
     encode,
 )
 from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scale
-from apo_bench.store import Store, read_events, write_durably
+from apo_bench.store import Store, read_events
 
 RUN = RunSpec(
     task="a",
@@ -67,8 +69,12 @@ def record(run: RunSpec = RUN, outcome: Outcome | None = None, **fields: object)
     return RunRecord(**(defaults | fields))  # type: ignore[arg-type]
 
 
+def intent(made: RunRecord) -> Intent:
+    return Intent(spec=made.spec, suite=made.suite, scale=made.scale, fingerprint=made.fingerprint)
+
+
 def put(store: Store, made: RunRecord) -> Path:
-    workspace = store.begin(made.run_id)
+    workspace = store.begin(intent(made))
     workspace.finish(made)
     return store.path / "runs" / workspace.folder.name
 
@@ -165,7 +171,7 @@ def test_a_later_failure_does_not_hide_a_result(store: Store) -> None:
 
 
 def test_events_are_readable_while_they_are_written(store: Store) -> None:
-    workspace = store.begin(RUN.run_id)
+    workspace = store.begin(intent(record()))
     workspace.append(Progress(step=1, train_loss=None))
     events, offset = read_events(workspace.folder)
     assert events == [Progress(step=1, train_loss=None)]
@@ -183,10 +189,12 @@ def test_events_are_readable_while_they_are_written(store: Store) -> None:
 _CLAIM_AND_WAIT = """
 import signal, sys
 from pathlib import Path
+from apo_bench.record import decode_intent
 from apo_bench.store import Store
 
-with Store(Path(sys.argv[1])).claim(sys.argv[2]) as mine:
-    Store(Path(sys.argv[1])).begin(sys.argv[2])
+intent = decode_intent(sys.argv[2].encode())
+with Store(Path(sys.argv[1])).claim(intent.spec.run_id) as mine:
+    Store(Path(sys.argv[1])).begin(intent)
     print(mine, flush=True)
     signal.pause()
 """
@@ -194,17 +202,21 @@ with Store(Path(sys.argv[1])).claim(sys.argv[2]) as mine:
 
 def test_a_claim_is_exclusive_and_dies_with_its_process(store: Store) -> None:
     other = subprocess.Popen(
-        [sys.executable, "-c", _CLAIM_AND_WAIT, str(store.path), RUN.run_id], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _CLAIM_AND_WAIT, str(store.path), encode(intent(record())).decode()],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert other.stdout is not None
     assert other.stdout.readline() == "True\n"
     with store.claim(RUN.run_id) as got:
         assert not got
     assert store.remove_orphans() == 0
+    assert [active.running for active in store.active()] == [True]
     other.kill()
     other.communicate()
     with store.claim(RUN.run_id) as got:
         assert got
+    assert [active.running for active in store.active()] == [False]
     assert store.remove_orphans() == 1
     assert list((store.path / "active").iterdir()) == []
 

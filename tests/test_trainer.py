@@ -1,6 +1,9 @@
 """The training loop: reproducible, fair, honest about divergence, and equal to a loop written by hand."""
 
+import copy
 import dataclasses
+import shutil
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,13 +15,14 @@ from apo_bench.data.examples import Batch, Dataset, Examples, Splits
 from apo_bench.errors import UsageError
 from apo_bench.record import Diverged, Evaluated, Event, Exhausted, PrecisionBackend, Progress, Reached, Started
 from apo_bench.registry import optimizers
-from apo_bench.schedules import Cosine, learning_rate_factor
+from apo_bench.schedules import Constant, Cosine, Schedule, learning_rate_factor
 from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar, resolve_hyperparameters
 from apo_bench.tasks.task import Target, Task
 from apo_bench.training.objectives import Accuracy, CrossEntropy
 from apo_bench.training.problem import Problem, StepResult
 from apo_bench.training.rules import TorchRule
-from apo_bench.training.trainer import GIVE_UP, Training, initial_model, train, training_batches
+from apo_bench.training.seeds import Purpose, derive
+from apo_bench.training.trainer import GIVE_UP, Training, initial_model, prepare, train, training_batches
 
 CPU = torch.device("cpu")
 
@@ -56,29 +60,44 @@ TASK = Task(
 ALL = optimizers().names()
 
 
-def _run(
+def run_spec(
     optimizer: str = "sgdm",
     *,
-    task: Task = TASK,
     precision: Precision = Precision.FP32,
     seed: int = 0,
-    events: list[Event] | None = None,
-    spec: RunSpec | None = None,
     epochs: float = 3,
+    schedule: Schedule | None = None,
     **overrides: Scalar,
-) -> Training:
+) -> RunSpec:
     competitor = optimizers()[optimizer].load()
-    run = spec or RunSpec(
+    return RunSpec(
         task="tiny",
         optimizer=OptimizerSpec(
             name=optimizer,
-            hyperparameters=resolve_hyperparameters(competitor.hyperparameters, overrides, optimizer=optimizer),
+            hyperparameters=resolve_hyperparameters(
+                competitor.hyperparameters,
+                {**competitor.in_precision.get(precision, {}), **overrides},
+                optimizer=optimizer,
+            ),
+            schedule=schedule or Constant(),
         ),
         precision=precision,
         seed=seed,
         budget=Budget(epochs=epochs),
         device=Device.CPU,
     )
+
+
+def _run(
+    optimizer: str = "sgdm",
+    *,
+    task: Task = TASK,
+    events: list[Event] | None = None,
+    spec: RunSpec | None = None,
+    **fields: Any,
+) -> Training:
+    run = spec or run_spec(optimizer, **fields)
+    competitor = optimizers()[run.optimizer.name].load()
     return train(run, task, competitor, CPU, (events if events is not None else []).append)
 
 
@@ -123,26 +142,13 @@ def test_all_competitors_start_alike_and_see_the_same_batches(monkeypatch: pytes
 
 @pytest.mark.parametrize("schedule", [None, Cosine(warmup=0.2)])
 def test_equals_a_loop_written_by_hand(schedule: Cosine | None) -> None:
-    spec = RunSpec(
-        task="tiny",
-        optimizer=OptimizerSpec(
-            name="sgdm",
-            hyperparameters={"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3},
-            **({"schedule": schedule} if schedule else {}),  # type: ignore[arg-type]
-        ),
-        precision=Precision.FP32,
-        seed=3,
-        budget=Budget(epochs=2),
-        device=Device.CPU,
-    )
+    spec = run_spec("sgdm", seed=3, epochs=2, schedule=schedule, lr=0.05, weight_decay=1e-3)
     got = _run(spec=spec)
 
     splits = _load()
     model = initial_model(TASK, spec)
     batches = training_batches(TASK, spec, splits.train)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
-    from apo_bench.training.seeds import Purpose, derive
-
     torch.manual_seed(derive(3, "tiny", Purpose.NETWORK))
     losses = []
     for step in range(20):
@@ -258,17 +264,9 @@ def test_loss_scaling_that_never_recovers_is_divergence(monkeypatch: pytest.Monk
     assert training.cost.steps == 5 + GIVE_UP
 
 
-def test_a_rule_that_cannot_follow_a_schedule_refuses_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("baselines.first_order._build_sgd", lambda problem, h: _Fixed(problem))
+def test_a_rule_that_cannot_follow_a_schedule_refuses_one() -> None:
     competitor = dataclasses.replace(optimizers()["sgd"].load(), build=lambda problem, h: _Fixed(problem))
-    spec = RunSpec(
-        task="tiny",
-        optimizer=OptimizerSpec(name="sgd", hyperparameters={"lr": 0.1, "weight_decay": 0.0}, schedule=Cosine()),
-        precision=Precision.FP32,
-        seed=0,
-        budget=Budget(epochs=1),
-        device=Device.CPU,
-    )
+    spec = run_spec("sgd", schedule=Cosine())
     with pytest.raises(UsageError, match="cannot follow a schedule"):
         train(spec, TASK, competitor, CPU)
 
@@ -280,11 +278,11 @@ class _Fixed:
         self.problem = problem
 
 
-@pytest.mark.parametrize(("optimizer", "copies"), [("sgd", 0), ("sgdm", 1), ("adam", 2)])
+@pytest.mark.parametrize(("optimizer", "copies"), [("sgd", 0), ("sgdm", 1), ("rmsprop", 1), ("adam", 2), ("adamw", 2)])
 def test_state_bytes_equal_a_hand_count(optimizer: str, copies: int) -> None:
     model = _model()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    counters = len(list(model.parameters())) * 4 if optimizer == "adam" else 0
+    counters = len(list(model.parameters())) * 4 if optimizer.startswith(("adam", "rms")) else 0
     assert _run(optimizer, epochs=1).cost.state_bytes == copies * 4 * parameters + counters
 
 
@@ -303,3 +301,44 @@ def test_sgdm_on_lenet_reaches_what_is_known_of_it() -> None:
         for seed in range(3)
     ]
     assert all(score is not None and 84.0 <= score <= 88.0 for score in scores), scores
+
+
+def test_the_warm_up_leaves_no_trace() -> None:
+    """The initial weights, the batch-normalization statistics and the random state are as if it had not been."""
+    loop = prepare(run_spec(), TASK, optimizers()["sgdm"].load(), CPU)
+    fresh = initial_model(TASK, run_spec())
+    for name, value in loop.problem.model.state_dict().items():
+        assert torch.equal(value, fresh.state_dict()[name]), name
+    assert torch.initial_seed() == derive(0, "tiny", Purpose.NETWORK)
+
+
+def test_lookahead_keeps_buffers_and_random_state_apart() -> None:
+    loop = prepare(run_spec(), TASK, optimizers()["sgdm"].load(), CPU)
+    problem = loop.problem
+    batch = problem.draw()
+    before = copy.deepcopy(problem.model.state_dict())
+    state = torch.get_rng_state()
+    with problem.lookahead():
+        problem.outputs(batch)
+        assert not torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(problem.model.state_dict(), before, rtol=0, atol=0)
+    problem.outputs(batch)
+    assert not torch.equal(problem.model.state_dict()["1.running_mean"], before["1.running_mean"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own code
+def test_a_compiled_run_is_near_the_eager_one_and_recorded_apart() -> None:
+    eager = run_spec(epochs=2)
+    compiled = msgspec.structs.replace(eager, compile=True)
+    assert compiled.run_id != eager.run_id
+    one, other = _run(spec=eager), _run(spec=compiled)
+    assert other.curve[0].train_loss == pytest.approx(one.curve[0].train_loss, rel=0.05)
+
+
+def test_emulated_precision_cannot_be_compiled() -> None:
+    spec = msgspec.structs.replace(run_spec(precision=Precision.FP16), compile=True)
+    with pytest.raises(UsageError, match=r"torch\.compile cannot see emulated fp16; leave out --compile"):
+        _run(spec=spec)

@@ -1,6 +1,7 @@
 """Streams of training batches: permutations of the training set, gathered and augmented on the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,22 @@ class BatchStream:
         self.batches_per_pass = len(examples) // batch_size
         self._position = self.batches_per_pass
         self._permutation = torch.empty(0, dtype=torch.int64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the sequence the stream stands."""
+        return {
+            "order": self._order.get_state(),
+            "augmentation": self._augmentation_source.get_state(),
+            "position": self._position,
+            "permutation": self._permutation,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved place."""
+        self._order.set_state(state["order"])
+        self._augmentation_source.set_state(state["augmentation"])
+        self._position = state["position"]
+        self._permutation = state["permutation"].to(self._examples.targets.device)
 
     def draw(self) -> Batch:
         """Return the next batch."""

@@ -82,9 +82,11 @@ class Dataset:
     Attributes:
         name: As printed in leaderboards.
         load: Reads the splits into CPU memory.
-        digest: Cheap hash of the files `load` reads; a finished run is reused only while it is unchanged.
+        digest: Cheap hash of the files `load` reads, checked; a finished run is reused only while it is unchanged.
+        fetch: Downloads the files; `None` where there is nothing to download.
     """
 
     name: str
     load: Callable[[], Splits]
     digest: Callable[[], str]
+    fetch: Callable[[], None] | None = None

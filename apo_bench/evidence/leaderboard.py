@@ -97,6 +97,7 @@ class _Cell:
     precision: Precision
     epochs: float
     device: Device
+    compile: bool
 
     @classmethod
     def of(cls, run: RunSpec) -> "_Cell":
@@ -108,7 +109,13 @@ class _Cell:
             run.precision,
             run.budget.epochs,
             run.device,
+            run.compile,
         )
+
+    @property
+    def conditions(self) -> tuple[Precision, float, bool]:
+        """What a comparison with the reference holds fixed within a task."""
+        return self.precision, self.epochs, self.compile
 
 
 def leaderboard(
@@ -160,14 +167,14 @@ def _section(
 ) -> Section:
     facts = next((record.task for runs in cells.values() for record in runs if record.task), None)
     names = _competitor_names(cells)
-    references = {(cell.precision, cell.epochs): runs for cell, runs in cells.items() if names[cell] == REFERENCE}
-    comparisons = max(1, sum(names[cell] != REFERENCE for cell in cells))
+    references = _references(cells)
+    comparisons = max(1, len(cells) - len(references))
     rows = [
         _row(
             names[cell],
             cell,
             runs,
-            references.get((cell.precision, cell.epochs), []) if names[cell] != REFERENCE else [],
+            cells[references[cell.conditions]] if cell.conditions in references else [],
             comparisons,
             plan_sizes[cell] if plan_sizes is not None else None,
         )
@@ -183,13 +190,22 @@ def _section(
     return Section(task, device, facts, tuple(sorted(rows, key=order)))
 
 
+def _references(cells: Iterable[_Cell]) -> dict[tuple[Precision, float, bool], _Cell]:
+    """The reference under each condition; none where it appears with several settings."""
+    found: dict[tuple[Precision, float, bool], list[_Cell]] = defaultdict(list)
+    for cell in cells:
+        if cell.optimizer == REFERENCE:
+            found[cell.conditions].append(cell)
+    return {conditions: same[0] for conditions, same in found.items() if len(same) == 1}
+
+
 def _competitor_names(cells: Iterable[_Cell]) -> dict[_Cell, str]:
     """Name competitors; where an optimizer appears with several settings, append what differs."""
-    by_optimizer: dict[str, list[_Cell]] = defaultdict(list)
+    groups: dict[tuple[str, Precision], list[_Cell]] = defaultdict(list)
     for cell in cells:
-        by_optimizer[cell.optimizer].append(cell)
+        groups[cell.optimizer, cell.precision].append(cell)
     names = {}
-    for optimizer, same in by_optimizer.items():
+    for (optimizer, _), same in groups.items():
         values: dict[str, set[Scalar]] = defaultdict(set)
         for cell in same:
             for name, value in cell.hyperparameters:
@@ -199,6 +215,8 @@ def _competitor_names(cells: Iterable[_Cell]) -> dict[_Cell, str]:
             differing = [f"{name}={value}" for name, value in cell.hyperparameters if len(values[name]) > 1]
             if len(schedules) > 1:
                 differing.append(type(cell.schedule).__name__.lower())
+            if cell.compile:
+                differing.append("compiled")
             names[cell] = f"{optimizer} ({', '.join(differing)})" if differing else optimizer
     return names
 
@@ -227,7 +245,7 @@ def _row(
         precision=cell.precision,
         emulated=emulated,
         score=mean_interval(list(tests.values())) if tests and not diverged else None,
-        versus_reference=None if diverged else _paired(tests, reference, comparisons),
+        versus_reference=None if diverged or reference is runs else _paired(tests, reference, comparisons),
         results=len(results),
         diverged=diverged,
         failed=len(runs) - len(results),

@@ -2,28 +2,29 @@
 
 from datetime import UTC, datetime
 
-from apo_bench.record import SCHEMA, Fingerprint, Outcome, RunRecord
-from apo_bench.spec import Frozen, RunSpec, Scale
+from apo_bench.record import SCHEMA, Intent, Outcome, RunRecord
+from apo_bench.spec import Frozen, RunSpec
 
 
 class Job(Frozen, frozen=True):
     """What a worker is told.
 
     Attributes:
-        run: The run.
-        suite: Suite under which it is run.
-        scale: Scale of that suite.
-        fingerprint: Code and data it depends on.
+        intent: The run.
         store: Folder of the store.
         threads: CPU threads for torch.
+        checkpoint_seconds: Shortest time between two checkpoints.
     """
 
-    run: RunSpec
-    suite: str
-    scale: Scale
-    fingerprint: Fingerprint
+    intent: Intent
     store: str
     threads: int
+    checkpoint_seconds: float
+
+    @property
+    def run(self) -> RunSpec:
+        """The run's spec."""
+        return self.intent.spec
 
 
 class Begun(Frozen, frozen=True, tag=True):
@@ -45,17 +46,17 @@ class Finished(Frozen, frozen=True, tag=True):
 Report = Begun | Busy | Finished
 
 
-def failed(job: Job, outcome: Outcome, started_at: str) -> RunRecord:
+def failed(intent: Intent, outcome: Outcome, started_at: str) -> RunRecord:
     """Make the record of a run that came to no result."""
     return RunRecord(
         schema=SCHEMA,
-        spec=job.run,
-        suite=job.suite,
-        scale=job.scale,
+        spec=intent.spec,
+        suite=intent.suite,
+        scale=intent.scale,
         started_at=started_at,
         finished_at=now(),
         outcome=outcome,
-        fingerprint=job.fingerprint,
+        fingerprint=intent.fingerprint,
     )
 
 

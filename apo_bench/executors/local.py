@@ -25,7 +25,7 @@ import msgspec
 from apo_bench.executors.job import Begun, Busy, Finished, Job, Report, failed, now
 from apo_bench.record import Crashed, Event, Interrupted, Outcome
 from apo_bench.spec import RunSpec
-from apo_bench.store import OUTPUT, Store, read_events
+from apo_bench.store import CHECKPOINT, OUTPUT, Store, read_events
 
 _POLL_SECONDS = 0.25
 _ELSEWHERE_SECONDS = 2.0
@@ -45,6 +45,9 @@ class Watcher:
 
     def elsewhere(self, runs: int) -> None:
         """Only runs are left that another process is running; waiting for them."""
+
+    def warn(self, message: str) -> None:
+        """Something went wrong that does not stop the runs."""
 
     def draining(self, runs: int) -> None:
         """Ctrl-C came; waiting for the runs in flight."""
@@ -184,9 +187,10 @@ class _Executor:
             outcome = Crashed(message=f"the run's process was killed by {name}{hint}")
         else:
             outcome = Crashed(message=f"the run's process ended with exit status {code}{_last_words(live.folder)}")
-        if live.folder is not None and live.folder.is_dir():
+        waits = isinstance(outcome, Interrupted) and live.folder is not None and (live.folder / CHECKPOINT).is_file()
+        if live.folder is not None and live.folder.is_dir() and not waits:
             workspace = self.store.adopt(live.folder)
-            workspace.finish(failed(live.job, outcome, live.started_at))
+            workspace.finish(failed(live.job.intent, outcome, live.started_at))
         return outcome
 
     def _look_elsewhere(self) -> None:

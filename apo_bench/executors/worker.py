@@ -20,6 +20,7 @@ from apo_bench.measure.environment import environment
 from apo_bench.record import SCHEMA, Crashed, OutOfMemory, RunRecord
 from apo_bench.spec import Device
 from apo_bench.store import Store, Workspace
+from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.trainer import train
 
 
@@ -28,16 +29,17 @@ def work(encoded: bytes, reports: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _die_with_parent()
     job = msgspec.json.decode(encoded, type=Job)
+    intent = job.intent
     store = Store(Path(job.store))
-    with store.claim(job.run.run_id) as mine:
+    with store.claim(intent.spec.run_id) as mine:
         if not mine:
             _send(reports, Busy())
             return
-        done = store.scan(job.run.run_id).find_result(job.run.run_id, job.fingerprint)
+        done = store.scan(intent.spec.run_id).find_result(intent.spec.run_id, intent.fingerprint)
         if done is not None:  # another process finished it while this one was starting
             _send(reports, Finished(outcome=done.outcome))
             return
-        workspace = store.begin(job.run.run_id)
+        workspace = store.begin(intent)
         _send(reports, Begun(folder=str(workspace.folder)))
         _redirect_output(workspace)
         record = _record(job, workspace)
@@ -47,36 +49,39 @@ def work(encoded: bytes, reports: Connection) -> None:
 
 def _record(job: Job, workspace: Workspace) -> RunRecord:
     started_at = now()
+    intent, run = job.intent, job.run
     try:
         torch.set_num_threads(job.threads)
-        device = _device(job.run.device)
-        task = registry.tasks()[job.run.task].load()()
-        competitor = registry.optimizers()[job.run.optimizer.name].load()
-        training = train(job.run, task, competitor, device, workspace.append)
+        device = _device(run.device)
+        task = registry.tasks()[run.task].load()()
+        competitor = registry.optimizers()[run.optimizer.name].load()
+        checkpoints = Checkpoints(workspace.folder, f"{run.run_id} {intent.fingerprint}", job.checkpoint_seconds)
+        training = train(run, task, competitor, device, workspace.append, checkpoints)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        return failed(job, OutOfMemory(message=_last_line(error)), started_at)
+        return failed(intent, OutOfMemory(message=_last_line(error)), started_at)
     except ApoBenchError as error:
-        return failed(job, Crashed(message=str(error)), started_at)
+        return failed(intent, Crashed(message=str(error)), started_at)
     except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the other runs go on
         traceback.print_exc()
         if "can't allocate memory" in str(error):  # torch's CPU allocator raises a RuntimeError
-            return failed(job, OutOfMemory(message=_last_line(error)), started_at)
-        return failed(job, Crashed(message=_last_line(error)), started_at)
+            return failed(intent, OutOfMemory(message=_last_line(error)), started_at)
+        return failed(intent, Crashed(message=_last_line(error)), started_at)
     return RunRecord(
         schema=SCHEMA,
-        spec=job.run,
-        suite=job.suite,
-        scale=job.scale,
+        spec=run,
+        suite=intent.suite,
+        scale=intent.scale,
         started_at=started_at,
         finished_at=now(),
         outcome=training.outcome,
-        fingerprint=job.fingerprint,
+        fingerprint=intent.fingerprint,
         environment=environment(device),
         task=training.task,
         precision=training.precision,
         scores=training.scores,
         cost=training.cost,
         curve=training.curve,
+        continued=training.continued,
     )
 
 

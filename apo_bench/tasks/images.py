@@ -1,39 +1,100 @@
-"""Image classification tasks."""
+"""Image classification: every task is a dataset and a network, by batches of 128."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
+from torch import nn
+
+from apo_bench.data.batches import Augmentation, crop_and_flip
+from apo_bench.data.cifar import CIFAR10_DATA, CIFAR100_DATA
+from apo_bench.data.examples import Dataset
 from apo_bench.data.fashion_mnist import FASHION_MNIST_20K
+from apo_bench.models.alexnet import alexnet
 from apo_bench.models.lenet import lenet
 from apo_bench.models.resnet import resnet18
+from apo_bench.models.vgg import vgg16
 from apo_bench.tasks.task import Task
 from apo_bench.training.objectives import Accuracy, CrossEntropy
 
-_BATCH_SIZE = 128
+
+def _task(
+    dataset: Dataset,
+    name: str,
+    make: Callable[..., nn.Module],
+    *,
+    augmentation: Augmentation | None = None,
+    epoch_seconds: float | None = None,
+    **shape: Any,
+) -> Task:
+    return Task(
+        dataset=dataset,
+        model_name=name,
+        model=functools.partial(make, **shape),
+        objective=CrossEntropy(),
+        metric=Accuracy(),
+        batch_size=128,
+        augmentation=augmentation,
+        channels_last=True,
+        reference_epoch_seconds=epoch_seconds,
+    )
+
+
+_fashion = functools.partial(_task, FASHION_MNIST_20K, in_channels=1, classes=10)
+_cifar10 = functools.partial(_task, CIFAR10_DATA, in_channels=3, classes=10, augmentation=crop_and_flip(4))
+_cifar100 = functools.partial(_task, CIFAR100_DATA, in_channels=3, classes=100, augmentation=crop_and_flip(4))
 
 
 def fashion_mnist_20k_lenet() -> Task:
     """LeNet on Fashion-MNIST-20k."""
-    return Task(
-        dataset=FASHION_MNIST_20K,
-        model_name="lenet",
-        model=functools.partial(lenet, in_channels=1, image_size=28, classes=10),
-        objective=CrossEntropy(),
-        metric=Accuracy(),
-        batch_size=_BATCH_SIZE,
-        channels_last=True,
-        reference_epoch_seconds=1.4,
-    )
+    return _fashion("lenet", lenet, image_size=28, epoch_seconds=1.4)
+
+
+def fashion_mnist_20k_alexnet_w16() -> Task:
+    """AlexNet with a quarter of its width on Fashion-MNIST-20k."""
+    return _fashion("alexnet-w16", alexnet, image_size=28, width=16, epoch_seconds=1.6)
+
+
+def fashion_mnist_20k_vgg16_w8() -> Task:
+    """VGG16 with an eighth of its width on Fashion-MNIST-20k."""
+    return _fashion("vgg16-w8", vgg16, image_size=28, width=8, epoch_seconds=6.0)
 
 
 def fashion_mnist_20k_resnet18_w8() -> Task:
     """ResNet-18 with an eighth of its width on Fashion-MNIST-20k."""
-    return Task(
-        dataset=FASHION_MNIST_20K,
-        model_name="resnet18-w8",
-        model=functools.partial(resnet18, in_channels=1, classes=10, width=8),
-        objective=CrossEntropy(),
-        metric=Accuracy(),
-        batch_size=_BATCH_SIZE,
-        channels_last=True,
-        reference_epoch_seconds=14.0,
-    )
+    return _fashion("resnet18-w8", resnet18, width=8, epoch_seconds=13.0)
+
+
+def cifar10_lenet() -> Task:
+    """LeNet on CIFAR-10."""
+    return _cifar10("lenet", lenet, image_size=32)
+
+
+def cifar10_alexnet() -> Task:
+    """AlexNet on CIFAR-10."""
+    return _cifar10("alexnet", alexnet, image_size=32)
+
+
+def cifar10_vgg16() -> Task:
+    """VGG16 on CIFAR-10."""
+    return _cifar10("vgg16", vgg16, image_size=32)
+
+
+def cifar10_resnet18() -> Task:
+    """ResNet-18 on CIFAR-10."""
+    return _cifar10("resnet18", resnet18)
+
+
+def cifar100_alexnet() -> Task:
+    """AlexNet on CIFAR-100."""
+    return _cifar100("alexnet", alexnet, image_size=32)
+
+
+def cifar100_vgg16() -> Task:
+    """VGG16 on CIFAR-100."""
+    return _cifar100("vgg16", vgg16, image_size=32)
+
+
+def cifar100_resnet18() -> Task:
+    """ResNet-18 on CIFAR-100."""
+    return _cifar100("resnet18", resnet18)

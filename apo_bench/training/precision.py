@@ -51,8 +51,8 @@ class PrecisionPolicy:
     Args:
         precision: Which.
         device: Where.
-        backend: `EMULATED` computes 16-bit products in float32 and rounds; by default emulated on a CPU and native
-            elsewhere.
+        backend: `EMULATED` computes 16-bit products in float32 and rounds. By default native, but on a CPU emulated in
+            fp16, and in bf16 where the processor has no instructions for it.
 
     Raises:
         UsageError: The device has no such precision.
@@ -64,9 +64,8 @@ class PrecisionPolicy:
         self._format = _FORMATS[precision]
         if self._format.tf32 and device.type != "cuda":
             raise UsageError(f"precision 'tf32' needs a CUDA device, not {device.type!r}; use fp32 there")
-        sixteen_bit = self.compute_dtype != torch.float32
         if backend is None:
-            emulate = sixteen_bit and device.type == "cpu"
+            emulate = device.type == "cpu" and not _cpu_multiplies(self.compute_dtype)
             backend = PrecisionBackend.EMULATED if emulate else PrecisionBackend.NATIVE
         self.backend = backend
 
@@ -126,6 +125,16 @@ class PrecisionPolicy:
         """Set this process's TF32 switches; a run's process calls it once, before any product."""
         torch.backends.cuda.matmul.fp32_precision = "tf32" if self._format.tf32 else "ieee"
         torch.backends.cudnn.conv.fp32_precision = "tf32" if self._format.tf32 else "ieee"  # type: ignore[attr-defined]
+
+
+def _cpu_multiplies(dtype: torch.dtype) -> bool:
+    """Whether this processor has instructions that make products of this format faster than those of float32."""
+    if dtype is torch.float32:
+        return True
+    if dtype is torch.float16:
+        return False  # products may be fast (AMX), the convolution's backward pass is not
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # torch has no public name for them
+    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 
 
 class LossScale:

@@ -1,7 +1,7 @@
 """What an update rule may see of a run: model, loss, batches and gradients. No validation or test data, no clock."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -82,6 +82,7 @@ class Problem:
         objective: Loss and discrepancy.
         precision: Number formats.
         additional: Source of training batches beyond those given to `UpdateRule.step`.
+        compile: Whether the model runs through `torch.compile`.
     """
 
     def __init__(
@@ -90,8 +91,11 @@ class Problem:
         objective: Objective,
         precision: PrecisionPolicy,
         additional: Callable[[], Batch],
+        *,
+        compile: bool = False,  # noqa: A002 - torch's name
     ) -> None:
         self.model = model
+        self._forward: Callable[..., Any] = torch.compile(model) if compile else model
         self.objective = objective
         self.precision = precision
         self.parameters = tuple(parameter for parameter in model.parameters() if parameter.requires_grad)
@@ -101,7 +105,7 @@ class Problem:
     def outputs(self, batch: Batch) -> Tensor:
         """Run the model on a batch under the precision."""
         with self.precision.forward():
-            out: Tensor = self.model(*self.precision.cast(batch.inputs))
+            out: Tensor = self._forward(*self.precision.cast(batch.inputs))
             return out
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -150,6 +154,25 @@ class Problem:
         finite = _unscale_(values, scale)
         self._scale(stream).update(finite=finite)
         return Gradients(values, finite)
+
+    @contextlib.contextmanager
+    def lookahead(self) -> Iterator[None]:
+        """Run the model without a trace: afterwards its buffers and torch's random state are as before.
+
+        Autocast's cache of casted weights is cleared at both ends: inside, weights may be swapped in place, and the
+        cache would not notice.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        device = self.precision.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.clear_autocast_cache()
+            try:
+                yield
+            finally:
+                torch.clear_autocast_cache()
+                with torch.no_grad():
+                    for buffer, saved in buffers:
+                        buffer.copy_(saved)
 
     def state_dict(self) -> dict[str, dict[str, float]]:
         """The loss scales by stream."""

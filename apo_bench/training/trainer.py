@@ -11,13 +11,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from statistics import median
+from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from apo_bench.competitor import Competitor
 from apo_bench.data.batches import BatchStream
-from apo_bench.data.examples import Examples, Splits
+from apo_bench.data.examples import Batch, Examples, Splits
 from apo_bench.errors import UsageError
 from apo_bench.measure.memory import PeakMemory
 from apo_bench.record import (
@@ -29,6 +31,7 @@ from apo_bench.record import (
     Event,
     Exhausted,
     Outcome,
+    PrecisionBackend,
     PrecisionFacts,
     Progress,
     Reached,
@@ -40,6 +43,7 @@ from apo_bench.schedules import Constant, learning_rate_factor
 from apo_bench.spec import RunSpec
 from apo_bench.tasks.task import Task
 from apo_bench.training import seeds
+from apo_bench.training.checkpoint import Checkpoints, random_state, restore_random_state
 from apo_bench.training.precision import PrecisionPolicy
 from apo_bench.training.problem import Problem, StepResult, UpdateRule
 from apo_bench.training.seeds import Purpose
@@ -50,6 +54,16 @@ GIVE_UP = 40
 """Skipped steps in a row after which loss scaling has failed: the scale has fallen by 2⁴⁰."""
 _EVALUATION_BATCH = 1000
 _PROGRESS_SECONDS = 0.5
+_COUNTERS = (
+    "taken",
+    "skipped",
+    "skipped_in_a_row",
+    "since_evaluation",
+    "block_ms",
+    "rate_factor",
+    "continued",
+)
+"""Attributes of the loop that a checkpoint holds as they are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +76,7 @@ class Training:
     scores: Scores
     cost: Cost
     curve: tuple[CurvePoint, ...]
+    continued: int
 
 
 def initial_model(task: Task, run: RunSpec) -> nn.Module:
@@ -90,11 +105,12 @@ def training_batches(task: Task, run: RunSpec, examples: Examples, *, additional
 def train(
     run: RunSpec,
     task: Task,
-    competitor: Competitor[object],
+    competitor: Competitor[Any],
     device: torch.device,
     observe: Callable[[Event], None] = lambda _: None,
+    checkpoints: Checkpoints | None = None,
 ) -> Training:
-    """Train one run from its first step to its outcome.
+    """Train one run from its first step, or from its checkpoint, to its outcome.
 
     Args:
         run: What to run.
@@ -102,6 +118,7 @@ def train(
         competitor: The optimizer named in it.
         device: Where; of the kind named in it.
         observe: Called with each event, off the clock.
+        checkpoints: Where to save the run, and to find it when it was interrupted.
 
     Returns:
         Outcome, scores, cost and curve; all numbers in it are finite.
@@ -110,15 +127,31 @@ def train(
         UsageError: The device has no such precision, or the optimizer cannot follow the schedule.
         DataError: The dataset is missing or damaged.
     """
+    loop = prepare(run, task, competitor, device, observe)
+    return loop.run(checkpoints)
+
+
+def prepare(
+    run: RunSpec,
+    task: Task,
+    competitor: Competitor[Any],
+    device: torch.device,
+    observe: Callable[[Event], None] = lambda _: None,
+) -> "Loop":
+    """Make everything a run needs and warm it up, as `train` does, and take no step."""
     splits = task.dataset.load().to(device)
     policy = PrecisionPolicy(run.precision, device)
+    if run.compile and policy.backend is PrecisionBackend.EMULATED:
+        raise UsageError(f"torch.compile cannot see emulated {run.precision}; leave out --compile, or use fp32 here")
     policy.apply_flags()
     model = initial_model(task, run).to(device)
     if task.channels_last:
         model = model.to(memory_format=torch.channels_last)
     precision = policy.prepare(model)
     batches = training_batches(task, run, splits.train)
-    problem = Problem(model, task.objective, policy, training_batches(task, run, splits.train, additional=True).draw)
+    additional = training_batches(task, run, splits.train, additional=True)
+    problem = Problem(model, task.objective, policy, additional.draw, compile=run.compile)
+    _warm_up(problem, splits.train.slice(0, task.batch_size))
     rule = competitor.build(problem, competitor.hyperparameters(**run.optimizer.hyperparameters))
     torch.manual_seed(seeds.derive(run.seed, run.task, Purpose.NETWORK))
     facts = TaskFacts(
@@ -133,11 +166,17 @@ def train(
         metric=task.metric.name,
         direction=task.metric.direction,
     )
-    return _Loop(run, task, problem, rule, batches, splits, device, observe).run(facts, precision)
+    return Loop(run, task, problem, rule, batches, additional, splits, facts, precision, observe)
 
 
-class _Loop:
-    """State of one run's training."""
+def _warm_up(problem: Problem, batch: Batch) -> None:
+    """Let kernels be chosen, caches filled and the model compiled before the clock runs; leaves no trace."""
+    with problem.lookahead():
+        problem.gradients(problem.loss(problem.outputs(batch), batch), "warm-up")
+
+
+class Loop:
+    """State of one run's training; made by `prepare`."""
 
     def __init__(
         self,
@@ -146,8 +185,10 @@ class _Loop:
         problem: Problem,
         rule: UpdateRule,
         batches: BatchStream,
+        additional: BatchStream,
         splits: Splits,
-        device: torch.device,
+        facts: TaskFacts,
+        precision: PrecisionFacts,
         observe: Callable[[Event], None],
     ) -> None:
         self.spec = run
@@ -155,9 +196,12 @@ class _Loop:
         self.problem = problem
         self.rule = rule
         self.batches = batches
+        self.additional = additional
         self.splits = splits
+        self.facts = facts
+        self.precision = precision
         self.observe = observe
-        self.clock = _Clock(device)
+        self.clock = _Clock(problem.precision.device)
         self.total_steps = run.budget.steps(batches.batches_per_pass)
         self.taken = 0
         self.skipped = 0
@@ -168,21 +212,31 @@ class _Loop:
         self.curve: list[CurvePoint] = []
         self.diverged: Diverged | None = None
         self.rate_factor = 1.0
+        self.earlier_peak = 0
+        self.continued = 0
         self.next_progress = 0.0
         self.set_rate = getattr(rule, "scale_learning_rate", None)
         if self.set_rate is None and run.optimizer.schedule != Constant():
             raise UsageError(f"optimizer {run.optimizer.name!r} cannot follow a schedule; declare it constant")
 
-    def run(self, facts: TaskFacts, precision: PrecisionFacts) -> Training:
-        per_epoch = facts.steps_per_epoch
+    def run(self, checkpoints: Checkpoints | None = None) -> Training:
+        """Train to the outcome."""
         self.observe(Started(steps=self.total_steps))
         memory = PeakMemory(self.clock.device)
+        saved = checkpoints.load() if checkpoints else None
+        if saved is not None:
+            self._load_state_dict(saved)
+        per_epoch = self.facts.steps_per_epoch
+        last_save = time.monotonic()
         while self.taken < self.total_steps and self.diverged is None:
             to_epoch_end = per_epoch - self.taken % per_epoch
-            self._block(min(BLOCK, to_epoch_end, self.total_steps - self.taken))
+            self.block(min(BLOCK, to_epoch_end, self.total_steps - self.taken))
             if self.diverged is None and (self.taken % per_epoch == 0 or self.taken == self.total_steps):
                 self._evaluate_curve(self.taken / per_epoch)
-        peak = memory.bytes()
+            if checkpoints and self.diverged is None and time.monotonic() >= last_save + checkpoints.every_seconds:
+                checkpoints.save(self._state_dict(memory))
+                last_save = time.monotonic()
+        peak = self._peak(memory)
         test = None
         if self.diverged is None:
             _, test = self._evaluate(self.splits.test)
@@ -190,22 +244,23 @@ class _Loop:
                 self.diverged, test = Diverged(step=self.taken, reason="test metric is not finite"), None
         return Training(
             outcome=self._outcome(),
-            task=facts,
-            precision=precision,
+            task=self.facts,
+            precision=self.precision,
             scores=self._scores(test),
             cost=Cost(
                 steps=self.taken,
                 skipped_steps=self.skipped,
                 train_seconds=self.clock.training,
                 eval_seconds=self.clock.evaluating,
-                step_ms=median(self.block_ms[1:]) if self.block_ms[1:] else None,
+                step_ms=median(self.block_ms) if self.block_ms else None,
                 peak_memory_bytes=peak,
                 state_bytes=_bytes(self.rule),
             ),
             curve=tuple(self.curve),
+            continued=self.continued,
         )
 
-    def _block(self, steps: int) -> None:
+    def block(self, steps: int) -> None:
         """Take some steps on the clock, then look at their losses."""
         before = self.clock.training
         first = self.taken
@@ -295,6 +350,41 @@ class _Loop:
         values = [point.validation for point in self.curve]
         best = max(values) if self.task.metric.direction is Direction.MAXIMIZE else min(values)
         return Scores(test=test, validation=None if self.diverged else values[-1], best_validation=best)
+
+    def _peak(self, memory: PeakMemory) -> int | None:
+        peak = memory.bytes()
+        return None if peak is None else max(peak, self.earlier_peak)
+
+    def _state_dict(self, memory: PeakMemory) -> dict[str, Any]:
+        """Everything needed to continue as if nothing had happened."""
+        return {
+            "model": self.problem.model.state_dict(),
+            "problem": self.problem.state_dict(),
+            "rule": self.rule.state_dict(),
+            "batches": self.batches.state_dict(),
+            "additional": self.additional.state_dict(),
+            "random": random_state(self.clock.device),
+            "training": self.clock.training,
+            "evaluating": self.clock.evaluating,
+            "peak": self._peak(memory) or 0,
+            "curve": [msgspec.to_builtins(point) for point in self.curve],
+            **{name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        self.problem.model.load_state_dict(state["model"])
+        self.problem.load_state_dict(state["problem"])
+        self.rule.load_state_dict(state["rule"])
+        self.batches.load_state_dict(state["batches"])
+        self.additional.load_state_dict(state["additional"])
+        restore_random_state(state["random"], self.clock.device)
+        self.clock.training = state["training"]
+        self.clock.evaluating = state["evaluating"]
+        self.earlier_peak = state["peak"]
+        self.curve = [msgspec.convert(point, CurvePoint) for point in state["curve"]]
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        self.continued += 1
 
     def _outcome(self) -> Outcome:
         if self.diverged is not None:

@@ -1,0 +1,92 @@
+"""``apo-bench list``: what there is to run."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from apo_bench.commands.common import add_json
+from apo_bench.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from apo_bench.registry import Registered
+
+HELP = "list suites, tasks, optimizers and precisions"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "what", nargs="?", metavar="WHAT", help="suites, tasks, optimizers or precisions; all by default"
+    )
+    parser.add_argument("--long", action="store_true", help="import the plugins and show what they declare")
+    add_json(parser)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Print what is registered."""
+    kinds = {"suites": _suites, "tasks": _tasks, "optimizers": _optimizers, "precisions": _precisions}
+    if options.what is not None and options.what not in kinds:
+        raise UsageError(f"cannot list {options.what!r}{did_you_mean(options.what, kinds)}")
+    tables = {kind: rows(options) for kind, rows in kinds.items() if options.what in {None, kind}}
+    if options.json:
+        print(json.dumps(tables, indent=2))
+        return 0
+    for kind, rows in tables.items():
+        print(f"{kind}:")
+        width = max((len(row["name"]) for row in rows), default=0)
+        for row in rows:
+            print(f"  {row['name']:{width}}  {row.get('about') or row.get('from', '')}".rstrip())
+            for key, value in row.items():
+                if key not in {"name", "about", "from"}:
+                    print(f"      {key}: {value}")
+    return 0
+
+
+_Row = dict[str, str]
+
+
+def _suites(options: argparse.Namespace) -> list[_Row]:
+    from apo_bench.suites import SUITES
+
+    rows = [{"name": name, "about": (make.__doc__ or "").partition("\n")[0]} for name, make in SUITES.items()]
+    return [row | _scales(row["name"]) for row in rows] if options.long else rows
+
+
+def _tasks(options: argparse.Namespace) -> list[_Row]:
+    from apo_bench.registry import tasks
+
+    registry = tasks()
+    return [_registered(registry[name], options) for name in registry.names()]
+
+
+def _optimizers(options: argparse.Namespace) -> list[_Row]:
+    from apo_bench.registry import optimizers
+
+    registry = optimizers()
+    return [_registered(registry[name], options) for name in registry.names()]
+
+
+def _precisions(options: argparse.Namespace) -> list[_Row]:  # noqa: ARG001 - all rows are made alike
+    from apo_bench.spec import Precision
+
+    return [{"name": str(precision)} for precision in Precision]
+
+
+def _scales(name: str) -> _Row:
+    from apo_bench.spec import Scale
+    from apo_bench.suites import suite
+
+    available = {}
+    for scale in Scale:
+        entries = suite(name, scale).tasks
+        available[f"scale {scale}"] = ", ".join(f"{entry.task} ({entry.epochs:g} epochs)" for entry in entries)
+    return available
+
+
+def _registered(entry: "Registered", options: argparse.Namespace) -> _Row:
+    row = {"name": entry.name, "from": f"{entry.distribution} {entry.version}"}
+    if not options.long:
+        return row
+    from apo_bench.describe import describe
+
+    return row | describe(entry)

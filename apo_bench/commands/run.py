@@ -1,0 +1,280 @@
+"""``apo-bench run``: run a suite and keep its leaderboard up to date."""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from apo_bench.commands.common import add_json, add_store, warn_of_damage
+from apo_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from apo_bench.plan import Plan
+    from apo_bench.spec import Device
+    from apo_bench.store import Store
+
+HELP = "run a suite; re-issue the command to continue where it stopped"
+DESCRIPTION = (
+    "Run a suite and keep its leaderboard up to date. Finished runs are reused; Ctrl-C lets the runs in flight finish, "
+    "twice stops at once, and the same command continues."
+)
+_CONSENT_SECONDS = 3600.0
+_WANDB_SECONDS = 60.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--suite", required=True, metavar="NAME", help="see `apo-bench list suites`")
+    parser.add_argument(
+        "--scale", metavar="SCALE", help="smoke, local or paper; by default paper where there is CUDA, else local"
+    )
+    parser.add_argument("--tasks", metavar="A,B", help="these tasks instead of the suite's; any other needs --epochs")
+    parser.add_argument("--optimizers", metavar="A,B", help="these optimizers instead of the suite's")
+    parser.add_argument("--precisions", metavar="A,B", help="these precisions instead of the suite's")
+    parser.add_argument("--epochs", type=float, metavar="N", help="this budget on every task")
+    parser.add_argument("--seeds", metavar="0,1,4-6", help="these seeds on every task")
+    parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda; by default cuda where there is one")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default 1)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads a run (default: all cores, shared among workers)"
+    )
+    parser.add_argument("--compile", action="store_true", help="run models through torch.compile")
+    parser.add_argument(
+        "--checkpoint-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="save runs in flight this often (default 60)",
+    )
+    parser.add_argument("--wandb", action="store_true", help="follow the runs in W&B, in a process of its own")
+    parser.add_argument("--plan", action="store_true", help="print what would be run, and stop")
+    parser.add_argument("--yes", action="store_true", help="do not ask before hours of work")
+    add_json(parser)
+    add_store(parser)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Plan, run, publish."""
+    from apo_bench.executors.local import start_fork_server
+    from apo_bench.registry import optimizers, tasks
+    from apo_bench.selection import installed, known, parse_scale, select
+    from apo_bench.spec import Device, Scale
+    from apo_bench.store import Scan, Store
+
+    _check_counts(options)
+    if options.device is not None:
+        known(options.device, [str(device) for device in Device], "device")
+    likely = parse_scale(options.scale) if options.scale else Scale.LOCAL
+    suite = select(options, likely)  # before torch is imported: a typo answers at once
+    store = None if options.plan else Store(options.store, create=True)
+    held = store or (Store(options.store) if (options.store / "runs").is_dir() else None)
+    scan = held.scan() if held else Scan({}, ())
+    warn_of_damage(scan)
+    if store:
+        start_fork_server()
+    device = _device(options)
+    if options.scale is None and device is Device.CUDA:
+        suite = select(options, Scale.PAPER)
+    suite, absent = installed(suite, optimizers())
+
+    from apo_bench.plan import plan
+
+    planned = plan(suite, device, tasks(), optimizers(), scan, compile=options.compile)
+    threads = options.threads or max(1, (os.cpu_count() or 1) // options.workers)
+    if options.json:
+        _print_json(planned, absent)
+    else:
+        _print_plan(planned, absent, device, options, threads)
+    for line in planned.unavailable:
+        print(f"apo-bench: {line}", file=sys.stderr)
+    if store is None:
+        return 0
+    _ask(planned, options)
+    return _execute(planned, store, options, threads)
+
+
+def _execute(plan: "Plan", store: "Store", options: argparse.Namespace, threads: int) -> int:
+    from apo_bench.display import display
+    from apo_bench.executors.job import Job
+    from apo_bench.executors.local import execute
+    from apo_bench.publish import Publisher
+    from apo_bench.record import Intent
+    from apo_bench.report.markdown import leaderboard_text
+
+    store.remove_orphans()
+    jobs = [
+        Job(
+            intent=Intent(
+                spec=pending.run,
+                suite=plan.suite.name,
+                scale=plan.suite.scale,
+                fingerprint=pending.fingerprint,
+            ),
+            store=str(store.path),
+            threads=threads,
+            checkpoint_seconds=options.checkpoint_every,
+        )
+        for pending in plan.pending
+    ]
+    publisher = Publisher(store, plan)
+    expected = {pending.run.run_id: pending.expected_seconds for pending in plan.pending}
+    complete = True
+    if jobs:
+        with _following(options), display(len(jobs), expected, to_stderr=options.json) as shown:
+            publisher.follow(shown)
+
+            def result_of(job: Job) -> Any:
+                record = store.scan(job.run.run_id).find_result(job.run.run_id, job.intent.fingerprint)
+                return record.outcome if record else None
+
+            complete = execute(jobs, store, workers=options.workers, watcher=publisher, result_of=result_of)
+    board = publisher.publish()
+    if not options.json:
+        print(f"\n{leaderboard_text(board)}\nleaderboard: {publisher.path}")
+    if not complete:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 1
+    if board.failures:
+        title, message = board.failures[0]
+        print(
+            f"apo-bench: {len(board.failures)} runs failed, the first: {title}: {message}; "
+            "the same command tries them again",
+            file=sys.stderr,
+        )
+        return 1
+    return 1 if plan.unavailable else 0
+
+
+@contextlib.contextmanager
+def _following(options: argparse.Namespace) -> Iterator[None]:
+    """Let W&B follow the store meanwhile; whatever becomes of it, the runs do not wait for it."""
+    if not options.wandb:
+        yield
+        return
+    command = [sys.executable, "-m", "apo_bench", "wandb", "push", "--follow", "--store", str(options.store)]
+    follower = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - our own command
+    try:
+        yield
+    finally:
+        if follower.stdin:
+            follower.stdin.close()
+        try:
+            follower.wait(timeout=_WANDB_SECONDS)
+        except subprocess.TimeoutExpired:
+            print("apo-bench: W&B is still busy; it goes on in the background", file=sys.stderr)
+
+
+def _device(options: argparse.Namespace) -> "Device":
+    import torch
+
+    from apo_bench.spec import Device
+
+    available = torch.cuda.is_available()
+    if options.device is None:
+        return Device.CUDA if available else Device.CPU
+    if options.device == Device.CUDA and not available:
+        raise UsageError("device 'cuda' is not available: torch finds no CUDA device; use --device cpu")
+    return Device(options.device)
+
+
+def _check_counts(options: argparse.Namespace) -> None:
+    for name in ("workers", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value} is not possible; give 1 or more")
+    if not options.checkpoint_every >= 0:
+        raise UsageError(f"--checkpoint-every {options.checkpoint_every:g} is not possible; give 0 or more seconds")
+
+
+def _ask(plan: "Plan", options: argparse.Namespace) -> None:
+    """Have hours of work confirmed.
+
+    Raises:
+        UsageError: There is nobody to ask, or the answer is no.
+    """
+    from apo_bench.display import duration
+    from apo_bench.spec import Scale
+
+    total = plan.expected_seconds
+    long = plan.suite.scale is Scale.PAPER if total is None else total / options.workers > _CONSENT_SECONDS
+    if not plan.pending or not long or options.yes:
+        return
+    time = "hours" if total is None else f"about {duration(total / options.workers)}"
+    if not sys.stdin.isatty():
+        raise UsageError(f"this takes {time}; give --yes to start it, or --plan to look at it")
+    if input(f"This takes {time}. Start? [y/N] ").strip().lower() not in {"y", "yes"}:
+        raise UsageError("not started; give fewer --tasks, --seeds or --epochs, or a smaller --scale")
+
+
+def _print_json(plan: "Plan", absent: tuple[str, ...]) -> None:
+    runs = [
+        {
+            "run_id": planned.run.run_id,
+            "task": planned.run.task,
+            "optimizer": planned.run.optimizer.name,
+            "precision": str(planned.run.precision),
+            "seed": planned.run.seed,
+            "epochs": planned.run.budget.epochs,
+            "done": planned.reused is not None,
+            "changed": list(planned.changed),
+            "expected_seconds": planned.expected_seconds,
+        }
+        for planned in plan.runs
+    ]
+    unavailable = list(plan.unavailable)
+    print(json.dumps({"runs": runs, "unavailable": unavailable, "not_installed": list(absent)}, indent=2), flush=True)
+
+
+def _print_plan(
+    plan: "Plan", absent: tuple[str, ...], device: "Device", options: argparse.Namespace, threads: int
+) -> None:
+    from tabulate import tabulate
+
+    from apo_bench.display import duration
+
+    suite = plan.suite
+    print(
+        f"suite {suite.name}, scale {suite.scale}, on {device}, {options.workers} x {threads} threads, "
+        f"store {options.store}\n"
+    )
+    rows = []
+    for entry in suite.tasks:
+        runs = [planned for planned in plan.runs if planned.run.task == entry.task]
+        times = [planned.expected_seconds for planned in runs if planned.reused is None]
+        known = [seconds for seconds in times if seconds is not None]
+        rows.append(
+            [
+                entry.task,
+                " ".join(competitor.optimizer for competitor in suite.optimizers),
+                " ".join(suite.precisions),
+                f"{entry.epochs:g}",
+                ",".join(map(str, entry.seeds)),
+                len(runs),
+                sum(planned.reused is not None for planned in runs),
+                duration(sum(known) / options.workers) if len(known) == len(times) else "?",
+            ]
+        )
+    headers = ["task", "optimizers", "precisions", "epochs", "seeds", "runs", "done", "expected"]
+    print(tabulate(rows, headers=headers, disable_numparse=True, colalign=["left"] * 3 + ["right"] * 5))
+    total = plan.expected_seconds
+    time = f"about {duration(total / options.workers)} of training" if total is not None else "unknown time"
+    print(f"\n{len(plan.pending)} of {len(plan.runs)} runs to be made: {time}")
+    if absent:
+        print(f"not installed here, and left out: {', '.join(absent)}")
+    for name, parts in _changes(plan).items():
+        print(f"running {name} anew, for these changed: {', '.join(parts)}")
+    sys.stdout.flush()
+
+
+def _changes(plan: "Plan") -> dict[str, list[str]]:
+    """By what must run anew (an optimizer on a task), the changed parts of its fingerprint."""
+    changes: dict[str, list[str]] = {}
+    for planned in plan.pending:
+        if planned.changed:
+            name = f"{planned.run.optimizer.name} on {planned.run.task}"
+            changes.setdefault(name, list(planned.changed))
+    return changes

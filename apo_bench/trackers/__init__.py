@@ -1,0 +1,1 @@
+"""Trackers: further readers of the store."""
