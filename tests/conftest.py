@@ -1,5 +1,6 @@
 """What every test may rely on."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ def seeded() -> None:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
+def shell(tmp_path: Path) -> Iterator[Shell]:
     """The command line in an empty folder."""
-    return Shell(tmp_path)
+    made = Shell(tmp_path)
+    yield made
+    made.stop()
 
 
 @pytest.fixture

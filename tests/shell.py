@@ -16,6 +16,7 @@ class Shell:
         self.folder = folder
         self.plugins = folder / "site"
         self.plugins.mkdir()
+        self._started: list[subprocess.Popen[str]] = []
 
     @property
     def environment(self) -> dict[str, str]:
@@ -57,7 +58,7 @@ class Shell:
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start ``apo-bench`` in a process group of its own and return at once."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [COMMAND, *arguments],
             cwd=self.folder,
             env=self.environment,
@@ -66,6 +67,14 @@ class Shell:
             text=True,
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """Kill what is still running."""
+        for process in self._started:
+            process.kill()
+            process.communicate()
 
 
 TINY_TASK = '''
