@@ -105,15 +105,14 @@ class PrecisionPolicy:
             return inputs
         return tuple(part.to(self._format.storage) if part.is_floating_point() else part for part in inputs)
 
-    @contextlib.contextmanager
-    def forward(self) -> Iterator[None]:
+    def forward(self) -> contextlib.AbstractContextManager[object]:
         """Context of a forward pass: arithmetic and autocast."""
-        with self.arithmetic():
-            if self._format.autocast is None:
-                yield
-            else:
-                with torch.autocast(self.device.type, self._format.autocast):
-                    yield
+        return self.arithmetic() if self._format.autocast is None else self._autocast(self._format.autocast)
+
+    @contextlib.contextmanager
+    def _autocast(self, dtype: torch.dtype) -> Iterator[None]:
+        with self.arithmetic(), torch.autocast(self.device.type, dtype):
+            yield
 
     def arithmetic(self) -> contextlib.AbstractContextManager[object]:
         """Context of any other matrix product in this precision, the backward pass included."""

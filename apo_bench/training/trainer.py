@@ -5,11 +5,10 @@ clock starts and stops, and once a block of steps, when the losses are looked at
 last step.
 """
 
-import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -21,6 +20,7 @@ from apo_bench.competitor import Competitor
 from apo_bench.data.batches import BatchStream
 from apo_bench.data.examples import Batch, Examples, Splits
 from apo_bench.errors import UsageError
+from apo_bench.measure.clock import Clock
 from apo_bench.measure.memory import PeakMemory
 from apo_bench.record import (
     Cost,
@@ -201,7 +201,7 @@ class Loop:
         self.facts = facts
         self.precision = precision
         self.observe = observe
-        self.clock = _Clock(problem.precision.device)
+        self.clock = Clock(problem.precision.device)
         self.total_steps = run.budget.steps(batches.batches_per_pass)
         self.taken = 0
         self.skipped = 0
@@ -215,9 +215,11 @@ class Loop:
         self.earlier_peak = 0
         self.continued = 0
         self.next_progress = 0.0
-        self.set_rate = getattr(rule, "scale_learning_rate", None)
-        if self.set_rate is None and run.optimizer.schedule != Constant():
-            raise UsageError(f"optimizer {run.optimizer.name!r} cannot follow a schedule; declare it constant")
+        self.set_rate: Callable[[float], None] | None = None
+        if run.optimizer.schedule != Constant():
+            self.set_rate = getattr(rule, "scale_learning_rate", None)
+            if self.set_rate is None:
+                raise UsageError(f"optimizer {run.optimizer.name!r} cannot follow a schedule; declare it constant")
 
     def run(self, checkpoints: Checkpoints | None = None) -> Training:
         """Train to the outcome."""
@@ -396,32 +398,6 @@ class Loop:
                 if sign * point.validation >= sign * target.validation:
                     return Reached(step=point.step, target=target.validation)
         return Exhausted()
-
-
-class _Clock:
-    """Training and evaluation time, each synchronized at its edges."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.training = 0.0
-        self.evaluating = 0.0
-
-    @contextlib.contextmanager
-    def train(self) -> Iterator[None]:
-        start = self._now()
-        yield
-        self.training += self._now() - start
-
-    @contextlib.contextmanager
-    def evaluate(self) -> Iterator[None]:
-        start = self._now()
-        yield
-        self.evaluating += self._now() - start
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
 
 def _bytes(rule: UpdateRule) -> int:
