@@ -115,11 +115,11 @@ def _plugins() -> Iterator[Check]:
 
 
 def _data() -> Iterator[Check]:
-    from apo_bench.commands.data import datasets, look
+    from apo_bench.catalog import datasets, what_is_wrong
 
     for dataset in datasets().values():
-        row = look(dataset)
-        yield Check("data", "ok" if row["state"] == "ok" else "absent", row["message"] or row["name"])
+        wrong = what_is_wrong(dataset)
+        yield Check("data", "ok" if wrong is None else "absent", wrong or dataset.name)
 
 
 def _store(path: Path) -> Iterator[Check]:

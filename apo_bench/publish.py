@@ -6,7 +6,7 @@ from apo_bench.evidence.leaderboard import Leaderboard, leaderboard
 from apo_bench.executors.local import Watcher
 from apo_bench.files import write_durably
 from apo_bench.plan import Plan
-from apo_bench.record import Event, Outcome
+from apo_bench.record import Event, Outcome, RunRecord
 from apo_bench.report.markdown import leaderboard_markdown
 from apo_bench.spec import RunSpec
 from apo_bench.store import Store
@@ -28,6 +28,9 @@ class Publisher(Watcher):
         self._store = store
         self._plan = plan
         self._display = Watcher()
+        self._records: dict[str, RunRecord] = {
+            planned.run.run_id: planned.reused for planned in plan.runs if planned.reused is not None
+        }
         self._next = 0.0
 
     def follow(self, display: Watcher) -> None:
@@ -35,11 +38,11 @@ class Publisher(Watcher):
         self._display = display
 
     def publish(self) -> Leaderboard:
-        """Write the leaderboard of the plan's runs as the store holds them now."""
+        """Write the leaderboard of the plan's runs as they stand now."""
         board = leaderboard(
             self._plan.suite.name,
             self._plan.suite.scale,
-            self._store.scan().newest().values(),
+            self._records.values(),
             [planned.run for planned in self._plan.runs],
         )
         write_durably(self.path, leaderboard_markdown(board).encode())
@@ -54,14 +57,15 @@ class Publisher(Watcher):
         self._display.event(run, event)
 
     def finished(self, run: RunSpec, outcome: Outcome) -> None:
-        """Pass on, and rewrite."""
-        self._display.finished(run, outcome)
+        """Read the run's record, rewrite the leaderboard, pass on."""
+        self._records |= self._store.scan(run.run_id).newest()
         if time.monotonic() >= self._next:
             try:
                 self.publish()
             except OSError as error:
                 self._display.warn(f"cannot write {self.path} ({error.strerror}); the runs go on")
             self._next = time.monotonic() + _SECONDS
+        self._display.finished(run, outcome)
 
     def elsewhere(self, runs: int) -> None:
         """Pass on."""

@@ -2,13 +2,13 @@
 
 import argparse
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
 from apo_bench.errors import UsageError, did_you_mean
 from apo_bench.registry import Registry, optimizers, tasks
-from apo_bench.spec import OptimizerEntry, Precision, Scale, Suite, TaskEntry
+from apo_bench.spec import OptimizerEntry, Precision, Scalar, Scale, Suite, TaskEntry
 from apo_bench.suites import suite
 
 
@@ -40,6 +40,7 @@ def select(options: argparse.Namespace, scale: Scale) -> Suite:
             else OptimizerEntry(optimizer=known(name, names, "optimizer"))
             for name in words(options.optimizers)
         )
+    competitors, entries = _set(options.set or [], competitors, entries)
     precisions = chosen.precisions
     if options.precisions:
         formats = [str(precision) for precision in Precision]
@@ -52,6 +53,52 @@ def installed(chosen: Suite, registered: Registry) -> tuple[Suite, tuple[str, ..
     present = tuple(entry for entry in chosen.optimizers if entry.optimizer in registered.names())
     absent = tuple(entry.optimizer for entry in chosen.optimizers if entry not in present)
     return msgspec.structs.replace(chosen, optimizers=present), absent
+
+
+def _set(
+    settings: Sequence[str], competitors: tuple[OptimizerEntry, ...], entries: tuple[TaskEntry, ...]
+) -> tuple[tuple[OptimizerEntry, ...], tuple[TaskEntry, ...]]:
+    """Apply ``optimizer.hyperparameter=value`` over whatever the suite declares, for all tasks."""
+    wanted: dict[str, dict[str, Scalar]] = {}
+    for setting in settings:
+        name, dot, assignment = setting.partition(".")
+        field, equals, value = assignment.partition("=")
+        if not (dot and equals and field and value):
+            raise UsageError(f"--set {setting!r} is no setting; write for example sgdm.lr=0.1")
+        known(name, [entry.optimizer for entry in competitors], "optimizer in --set")
+        wanted.setdefault(name, {})[field] = parse_scalar(value)
+    competitors = tuple(
+        msgspec.structs.replace(entry, overrides={**entry.overrides, **wanted.get(entry.optimizer, {})})
+        for entry in competitors
+    )
+    entries = tuple(
+        msgspec.structs.replace(
+            entry,
+            overrides={
+                name: {field: value for field, value in fields.items() if field not in wanted.get(name, {})}
+                for name, fields in entry.overrides.items()
+            },
+        )
+        for entry in entries
+    )
+    return competitors, entries
+
+
+def parse_scalar(text: str) -> Scalar:
+    """Read a hyperparameter's value.
+
+    >>> [parse_scalar(text) for text in ("0.1", "10", "true", "none", "tril")]
+    [0.1, 10, True, None, 'tril']
+    """
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _outside(name: str, options: argparse.Namespace) -> TaskEntry:

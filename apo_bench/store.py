@@ -129,8 +129,8 @@ class Workspace:
         os.fsync(self._events.fileno())
         self._events.close()
         write_durably(self.folder / _RECORD, encode(record))
-        for name in (CHECKPOINT, _INTENT):
-            (self.folder / name).unlink(missing_ok=True)
+        for path in (self.folder / CHECKPOINT, self.folder / _INTENT, *self.folder.glob(".*")):
+            path.unlink(missing_ok=True)  # no longer needed, or half-written by a process that was killed
         self.folder.rename(self._destination)
         sync_folder(self._destination.parent)
 

@@ -1,5 +1,6 @@
 """A run that is killed and continued equals the undisturbed one."""
 
+import errno
 import time
 from pathlib import Path
 
@@ -50,6 +51,18 @@ def test_a_continued_run_equals_the_undisturbed_one(optimizer: str, precision: P
     assert _numbers(continued) == _numbers(undisturbed)
     assert continued.scores == undisturbed.scores
     assert continued.cost.steps == undisturbed.cost.steps
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("apo_bench.training.checkpoint.write_durably", full)
+    training = _train("sgdm", Precision.FP32, Checkpoints(tmp_path, "run", every_seconds=0.0))
+    assert len(training.curve) == 5
+    assert "no checkpoint at step 20: [Errno 28] No space left on device" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_run_or_code_is_ignored(tmp_path: Path) -> None:

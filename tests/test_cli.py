@@ -46,6 +46,16 @@ def test_more_seeds_run_only_what_is_missing(tiny_shell: Shell) -> None:
     assert "±" in more.stdout
 
 
+def test_settings_from_the_command_line_are_rows_of_their_own(tiny_shell: Shell) -> None:
+    one = (*TINY, "--optimizers", "sgdm", "--precisions", "fp32")
+    tiny_shell(*one, "--set", "sgdm.lr=0.1")
+    tiny_shell(*one, "--set", "sgdm.lr=1", "--set", "sgdm.weight_decay=0.001")
+    assert [record["spec"]["optimizer"]["hyperparameters"]["lr"] for record in _records(tiny_shell)].count(1.0) == 1
+    page = tiny_shell("report", "--suite", "classification").stdout
+    assert "sgdm (lr=0.1, weight\\_decay=0.0005)" in page
+    assert "sgdm (lr=1.0, weight\\_decay=0.001)" in page
+
+
 def test_a_plan_runs_nothing_and_makes_no_store(tiny_shell: Shell) -> None:
     done = tiny_shell(*TINY, "--plan")
     assert "4 of 4 runs to be made" in done.stdout
@@ -77,6 +87,8 @@ def test_an_edited_plugin_runs_anew_and_says_why(tiny_shell: Shell) -> None:
         (["run", "--suite", "classification", "--scale", "locl"], "unknown scale 'locl'; did you mean 'local'?"),
         (["run", "--suite", "classification", "--seeds", "0,x"], "--seeds '0,x' is not a list of seeds; write for example 0,1,2 or 0-4"),
         (["run", "--suite", "classification", "--seeds", "3-1"], "--seeds '3-1' is not a list of seeds"),
+        (["run", "--suite", "classification", "--set", "sgdm.lr"], "--set 'sgdm.lr' is no setting; write for example sgdm.lr=0.1"),
+        (["run", "--suite", "classification", "--set", "sdgm.lr=1"], "unknown optimizer in --set 'sdgm'; did you mean 'sgdm'?"),
         (["run", "--suite", "classification", "--epochs", "0"], "--epochs 0 is not possible; give a number above 0"),
         (["run", "--suite", "classification", "--epochs", "nan"], "--epochs nan is not possible"),
         (["run", "--suite", "classification", "--workers", "0"], "--workers 0 is not possible; give 1 or more"),

@@ -1,10 +1,12 @@
 """What the documents say is what the program does."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from shell import Shell
 
@@ -37,6 +39,32 @@ def test_no_document_names_a_machine() -> None:
 
 def test_the_changelog_has_an_unreleased_section() -> None:
     assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_leaderboard_is_the_published_one() -> None:
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "reports" / "publish.py")
+    assert spec is not None
+    assert spec.loader is not None
+    publish = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(publish)
+    page = (ROOT / "reports" / "classification-local" / "leaderboard.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- leaderboard -->\n(.*?)<!-- /leaderboard -->", README, flags=re.DOTALL)
+    assert block is not None
+    assert block.group(1) == publish.readme_block(page)
+
+
+def test_the_published_leaderboard_follows_from_the_published_runs() -> None:
+    folder = ROOT / "reports" / "classification-local"
+    runs = pd.read_csv(folder / "runs.csv")
+    page = (folder / "leaderboard.md").read_text(encoding="utf-8")
+    cells = runs.groupby(["task", "optimizer", "precision"])["value"]
+    assert len(cells) > 10
+    for (task, optimizer, precision), values in cells:
+        section = page.split(f"## {task} on ")[1].split("\n## ")[0]
+        (row,) = (
+            line for line in section.splitlines() if re.match(rf"\| {optimizer} +\| {precision}( \(emulated\))? ", line)
+        )
+        assert f" {values.mean():.2f} " in row, row
 
 
 @pytest.mark.slow

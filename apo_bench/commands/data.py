@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING
 
 from apo_bench.commands.common import add_json
-from apo_bench.errors import DataError, UsageError, did_you_mean
+from apo_bench.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from apo_bench.data.examples import Dataset
@@ -23,6 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """List, fetch or verify."""
+    from apo_bench.catalog import datasets
+
     if options.action not in _ACTIONS:
         raise UsageError(f"cannot {options.action!r} data{did_you_mean(options.action, _ACTIONS)}")
     known = datasets()
@@ -31,7 +33,7 @@ def call(options: argparse.Namespace) -> int:
             raise UsageError(f"unknown dataset {name!r}{did_you_mean(name, known)}")
     if options.action == "fetch":
         return _fetch(known, options.names)
-    rows = [look(known[name]) for name in options.names or known]
+    rows = [_row(known[name]) for name in options.names or known]
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
@@ -41,28 +43,11 @@ def call(options: argparse.Namespace) -> int:
     return 1 if options.action == "verify" and any(row["state"] != "ok" for row in rows) else 0
 
 
-def datasets() -> "dict[str, Dataset]":
-    """Every dataset of an installed task, by name; a plugin that fails to import is passed over."""
-    from apo_bench.registry import tasks
+def _row(dataset: "Dataset") -> dict[str, str]:
+    from apo_bench.catalog import what_is_wrong
 
-    found = {}
-    registered = tasks()
-    for name in registered.names():
-        try:
-            dataset = registered[name].load()().dataset
-        except UsageError:
-            continue
-        found[dataset.name] = dataset
-    return dict(sorted(found.items()))
-
-
-def look(dataset: "Dataset") -> dict[str, str]:
-    """Whether a dataset is here and whole, and the mend."""
-    try:
-        dataset.digest()
-    except DataError as error:
-        return {"name": dataset.name, "state": "absent", "message": str(error)}
-    return {"name": dataset.name, "state": "ok", "message": ""}
+    wrong = what_is_wrong(dataset)
+    return {"name": dataset.name, "state": "ok" if wrong is None else "absent", "message": wrong or ""}
 
 
 def _fetch(known: "dict[str, Dataset]", names: list[str]) -> int:
@@ -74,5 +59,6 @@ def _fetch(known: "dict[str, Dataset]", names: list[str]) -> int:
             print(f"{name}: nothing to fetch")
             continue
         fetch()
-        print(f"{name}: fetched and verified" if known[name].digest() else name)
+        known[name].digest()
+        print(f"{name}: fetched and verified")
     return 0

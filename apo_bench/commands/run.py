@@ -35,6 +35,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", metavar="A,B", help="these tasks instead of the suite's; any other needs --epochs")
     parser.add_argument("--optimizers", metavar="A,B", help="these optimizers instead of the suite's")
     parser.add_argument("--precisions", metavar="A,B", help="these precisions instead of the suite's")
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME.FIELD=VALUE",
+        help="set a hyperparameter, for example sgdm.lr=0.1; may be given several times",
+    )
     parser.add_argument("--epochs", type=float, metavar="N", help="this budget on every task")
     parser.add_argument("--seeds", metavar="0,1,4-6", help="these seeds on every task")
     parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda; by default cuda where there is one")

@@ -31,6 +31,7 @@ class Row:
         results: Runs with a result, diverged ones included.
         diverged: Runs that diverged.
         failed: Runs that failed for other reasons.
+        skipped_steps: Steps skipped because a scaled gradient overflowed, over all runs.
         planned: Runs that the plan holds, `None` when no plan is known.
         best_validation: Mean of each run's best validation value.
         epochs: Budget.
@@ -48,6 +49,7 @@ class Row:
     results: int
     diverged: int
     failed: int
+    skipped_steps: int
     planned: int | None
     best_validation: float | None
     epochs: float
@@ -249,6 +251,7 @@ def _row(
         results=len(results),
         diverged=diverged,
         failed=len(runs) - len(results),
+        skipped_steps=sum(record.cost.skipped_steps for record in results if record.cost),
         planned=planned,
         best_validation=sum(best) / len(best) if best and not diverged else None,
         epochs=cell.epochs,

@@ -64,6 +64,7 @@ def start_fork_server() -> ForkServerContext:
 @dataclasses.dataclass
 class _Live:
     job: Job
+    slot: int
     process: BaseProcess
     reports: Connection
     started_at: str
@@ -139,10 +140,11 @@ class _Executor:
         from apo_bench.executors.worker import work  # imports torch
 
         mine, theirs = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=work, args=(msgspec.json.encode(job), theirs), daemon=False)
+        slot = min(set(range(self.workers)) - {live.slot for live in self.live})
+        process = self.context.Process(target=work, args=(msgspec.json.encode(job), slot, theirs), daemon=False)
         process.start()
         theirs.close()
-        self.live.append(_Live(job, process, mine, started_at=now()))
+        self.live.append(_Live(job, slot, process, mine, started_at=now()))
 
     def _attend(self, live: _Live) -> None:
         exited = live.process.exitcode is not None  # before reading, so that the last report is not missed

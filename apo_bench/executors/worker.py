@@ -24,8 +24,11 @@ from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.trainer import train
 
 
-def work(encoded: bytes, reports: Connection) -> None:
-    """Run one job and report to the parent; the target of the worker's process."""
+def work(encoded: bytes, slot: int, reports: Connection) -> None:
+    """Run one job and report to the parent; the target of the worker's process.
+
+    Workers are told apart by their ``slot``, counted from 0; each has a CUDA device of its own while there are enough.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _die_with_parent()
     job = msgspec.json.decode(encoded, type=Job)
@@ -42,17 +45,17 @@ def work(encoded: bytes, reports: Connection) -> None:
         workspace = store.begin(intent)
         _send(reports, Begun(folder=str(workspace.folder)))
         _redirect_output(workspace)
-        record = _record(job, workspace)
+        record = _record(job, slot, workspace)
         workspace.finish(record)
     _send(reports, Finished(outcome=record.outcome))
 
 
-def _record(job: Job, workspace: Workspace) -> RunRecord:
+def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
     started_at = now()
     intent, run = job.intent, job.run
     try:
         torch.set_num_threads(job.threads)
-        device = _device(run.device)
+        device = _device(run.device, slot)
         task = registry.tasks()[run.task].load()()
         competitor = registry.optimizers()[run.optimizer.name].load()
         checkpoints = Checkpoints(workspace.folder, f"{run.run_id} {intent.fingerprint}", job.checkpoint_seconds)
@@ -85,13 +88,15 @@ def _record(job: Job, workspace: Workspace) -> RunRecord:
     )
 
 
-def _device(kind: Device) -> torch.device:
+def _device(kind: Device, slot: int) -> torch.device:
     if kind is Device.CPU:
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; makes it deterministic
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    return torch.device("cuda", torch.cuda.current_device())
+    device = torch.device("cuda", slot % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def _last_line(error: BaseException) -> str:

@@ -59,6 +59,7 @@ _LEGEND = f"""\
 - *vs. {REFERENCE}* is the mean difference to {REFERENCE} in the same precision, paired by seed, with simultaneous 95 %
   intervals over the task's table (Bonferroni). **Bold** where the interval excludes zero: only there is a
   difference claimed.
+- *skipped* counts the steps that loss scaling skipped because a gradient overflowed.
 - A cell with a diverged run shows how many diverged and no mean.
 - *emulated*: 16-bit products were computed in float32 from 16-bit values and rounded on output; scores are those of
   16 bit, costs are not and stay empty.
@@ -85,6 +86,7 @@ def _columns(section: Section, *, compact: bool = False) -> list[_Column]:
         ("training", lambda row: _duration(row.train_seconds)),
         ("memory", lambda row: _size(row.peak_memory_bytes)),
         ("state", lambda row: _size(row.state_bytes)),
+        ("skipped", lambda row: str(row.skipped_steps)),
         ("best validation", lambda row: _number(row.best_validation, ".2f")),
     ]
 

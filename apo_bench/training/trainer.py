@@ -7,6 +7,7 @@ last step.
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -236,7 +237,7 @@ class Loop:
             if self.diverged is None and (self.taken % per_epoch == 0 or self.taken == self.total_steps):
                 self._evaluate_curve(self.taken / per_epoch)
             if checkpoints and self.diverged is None and time.monotonic() >= last_save + checkpoints.every_seconds:
-                checkpoints.save(self._state_dict(memory))
+                self._save(checkpoints, memory)
                 last_save = time.monotonic()
         peak = self._peak(memory)
         test = None
@@ -352,6 +353,12 @@ class Loop:
         values = [point.validation for point in self.curve]
         best = max(values) if self.task.metric.direction is Direction.MAXIMIZE else min(values)
         return Scores(test=test, validation=None if self.diverged else values[-1], best_validation=best)
+
+    def _save(self, checkpoints: Checkpoints, memory: PeakMemory) -> None:
+        try:
+            checkpoints.save(self._state_dict(memory))
+        except OSError as error:  # a full disk costs the checkpoint, not the run
+            print(f"no checkpoint at step {self.taken}: {error}", file=sys.stderr)  # noqa: T201 - the run's own log
 
     def _peak(self, memory: PeakMemory) -> int | None:
         peak = memory.bytes()

@@ -1,0 +1,45 @@
+"""Publish the leaderboard of a store: the page, the runs it was made from, and the tables in the project's README."""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def readme_block(page: str) -> str:
+    """The part of a leaderboard page that the README shows: progress, tables and machines, one heading level lower."""
+    tables, _, rest = page.partition("## How to read this")
+    machines = rest.partition("Made on:")[2].strip()
+    body = tables.partition("\n")[2].strip().replace("\n## ", "\n### ")
+    return f"{body}\n\nMade on:\n\n{machines}\n"
+
+
+def main() -> None:
+    """Write the folder and refresh the README."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("suite", "scale", "store"):
+        parser.add_argument(f"--{name}", required=True)
+    options = parser.parse_args()
+    folder = ROOT / "reports" / f"{options.suite}-{options.scale}"
+    folder.mkdir(exist_ok=True)
+    store = ["--suite", options.suite, "--store", options.store]
+    command = [sys.executable, "-m", "apo_bench"]
+    page = folder / "leaderboard.md"
+    subprocess.run([*command, "report", *store, "--scale", options.scale, "--output", str(page)], check=True)
+    subprocess.run([*command, "export", *store, "--output", str(folder / "runs.csv")], check=True)
+    readme = ROOT / "README.md"
+    block = readme_block(page.read_text(encoding="utf-8"))
+    text = re.sub(
+        r"(?<=<!-- leaderboard -->\n).*?(?=<!-- /leaderboard -->)",
+        lambda _: block,
+        readme.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
+    readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What only a CUDA device can show: `pytest -m gpu`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_trainer import TASK, _numbers, run_spec
+
+from apo_bench.record import PrecisionBackend
+from apo_bench.registry import optimizers
+from apo_bench.spec import Precision
+from apo_bench.training.checkpoint import Checkpoints
+from apo_bench.training.trainer import initial_model, prepare, train
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
+]
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("optimizer", optimizers().names())
+def test_every_cell_trains_natively_and_repeats_itself(optimizer: str, precision: Precision) -> None:
+    competitor = optimizers()[optimizer].load()
+    first, second = (train(run_spec(optimizer, precision=precision), TASK, competitor, CUDA) for _ in range(2))
+    assert first.precision.backend is PrecisionBackend.NATIVE
+    assert first.curve
+    assert _numbers(first) == _numbers(second)
+    assert first.cost.peak_memory_bytes
+    assert first.cost.step_ms
+
+
+def test_weights_and_batches_are_those_of_a_cpu() -> None:
+    competitor = optimizers()["sgdm"].load()
+    loops = [prepare(run_spec(), TASK, competitor, device) for device in (torch.device("cpu"), CUDA)]
+    for one, other in zip(*(loop.problem.model.state_dict().values() for loop in loops), strict=True):
+        assert torch.equal(one, other.cpu())
+    for _ in range(25):
+        cpu, cuda = (loop.batches.draw() for loop in loops)
+        assert torch.equal(cpu.targets, cuda.targets.cpu())
+        assert torch.equal(cpu.inputs[0], cuda.inputs[0].cpu())
+
+
+def test_fp32_is_not_tf32() -> None:
+    """A product of two matrices with 12 significant bits each is exact in fp32 and not in TF32."""
+    competitor = optimizers()["sgdm"].load()
+    a = torch.full((64, 64), 1.0 + 2.0**-11, device=CUDA)
+    prepare(run_spec(precision=Precision.FP32), TASK, competitor, CUDA)
+    exact = (a @ torch.eye(64, device=CUDA))[0, 0].item()
+    assert exact == 1.0 + 2.0**-11
+
+
+def test_a_checkpoint_continues_with_the_devices_random_state(tmp_path: Path) -> None:
+    competitor = optimizers()["sgdm"].load()
+    undisturbed = train(run_spec(epochs=4), TASK, competitor, CUDA)
+    checkpoints = Checkpoints(tmp_path, "run", every_seconds=0.0)
+
+    def stop(event: object) -> None:
+        if getattr(getattr(event, "point", None), "step", 0) == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run_spec(epochs=4), TASK, competitor, CUDA, stop, checkpoints)
+    continued = train(run_spec(epochs=4), TASK, competitor, CUDA, checkpoints=checkpoints)
+    assert continued.continued == 1
+    assert _numbers(continued) == _numbers(undisturbed)
+
+
+def test_initialization_happens_on_the_cpu() -> None:
+    assert {parameter.device.type for parameter in initial_model(TASK, run_spec()).parameters()} == {"cpu"}
