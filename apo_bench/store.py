@@ -209,6 +209,11 @@ class Store:
         """Go on writing an active run: a new one, or that of a process that died."""
         return Workspace(folder, self.path / "runs" / folder.name)
 
+    def whereabouts(self, folder: Path) -> Path:
+        """Where an active run's folder is now: its last events are read after it has moved among the finished ones."""
+        finished = self.path / "runs" / folder.name
+        return finished if finished.is_dir() else folder
+
     def remove_orphans(self) -> int:
         """Remove what dead processes left behind, but for what can be continued; returns how many."""
         removed = 0

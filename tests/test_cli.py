@@ -27,6 +27,7 @@ def test_a_run_ends_with_a_leaderboard_and_the_same_command_reuses_it(tiny_shell
     assert "not installed here, and left out: kfac, apo-p" in first.stdout
     assert "4 of 4 runs to be made" in first.stdout
     assert "4 of 4 runs have a result" in first.stdout
+    assert first.stdout.count(" after 2 epochs, ") == 4  # the last point of each curve was seen
     assert len(_records(tiny_shell)) == 4
     page = (_store(tiny_shell) / "leaderboards" / "classification-smoke.md").read_text(encoding="utf-8")
     assert "| sgdm" in page
@@ -189,6 +190,7 @@ def _active(shell: Shell) -> list[Path]:
 SLOW_STEPS = ["time.sleep(0.05)"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_command_loses_only_the_run_in_flight(tiny_shell: Shell, kill: signal.Signals) -> None:
     tiny_shell.install("plug", optimizer_plugin(SLOW_STEPS), PLUG)
@@ -204,6 +206,7 @@ def test_a_killed_command_loses_only_the_run_in_flight(tiny_shell: Shell, kill: 
     assert not list((_store(tiny_shell) / "active").iterdir())
 
 
+@pytest.mark.slow
 def test_a_long_run_killed_in_the_middle_continues_and_its_curve_is_the_undisturbed_one(tiny_shell: Shell) -> None:
     tiny_shell.install("plug", optimizer_plugin(["time.sleep(0.02)"]), PLUG)
     command = (*TINY, "--optimizers", "plug", "--precisions", "fp32", "--epochs", "6", "--checkpoint-every", "0")
@@ -262,6 +265,7 @@ def test_ctrl_c_twice_stops_and_leaves_a_clean_store(tiny_shell: Shell) -> None:
     assert "3 of 3 runs to be made" in tiny_shell(*command, "--plan").stdout
 
 
+@pytest.mark.slow
 def test_two_commands_share_one_store(tiny_shell: Shell) -> None:
     tiny_shell.install("plug", optimizer_plugin(["time.sleep(0.02)"]), PLUG)
     command = (*TINY, "--optimizers", "plug", "--precisions", "fp32", "--seeds", "0-3")

@@ -12,6 +12,7 @@ import pytest
 from shell import Shell, optimizer_plugin
 
 pytest.importorskip("wandb")
+pytestmark = pytest.mark.slow
 
 COMMAND = ("run", "--suite", "classification", "--scale", "smoke", "--tasks", "tiny", "--epochs", "2")
 ONE = (*COMMAND, "--optimizers", "sgdm", "--precisions", "fp32")

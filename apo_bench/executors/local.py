@@ -150,7 +150,7 @@ class _Executor:
         exited = live.process.exitcode is not None  # before reading, so that the last report is not missed
         self._read_reports(live)
         if live.folder is not None:
-            events, live.offset = read_events(live.folder, live.offset)
+            events, live.offset = read_events(self.store.whereabouts(live.folder), live.offset)
             for event in events:
                 self.watcher.event(live.job.run, event)
         if not exited:
