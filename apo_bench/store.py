@@ -188,6 +188,11 @@ class Store:
         finally:
             lock.release()
 
+    def result(self, intent: Intent) -> RunRecord | None:
+        """The newest result of a run with its code and data, read anew."""
+        run_id = intent.spec.run_id
+        return self.scan(run_id).find_result(run_id, intent.fingerprint)
+
     def begin(self, intent: Intent) -> Workspace:
         """Begin writing a run whose claim this process holds, or take it up where a dead process left a checkpoint."""
         encoded = encode(intent)

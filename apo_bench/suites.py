@@ -2,8 +2,8 @@
 
 The learning rates of the local tasks have the best validation accuracy among three, a factor of three apart, with one
 more where the best was at an end: fp32, the task's budget, tuning seed 100, which is no reporting seed. The trials are
-in ``reports/classification-local/tuning.csv``. At scale ``paper`` nothing has been tuned yet: there stand the usual choices
-for batch 128 (SGDm 0.03, Adam 1e-3). Weight decay is 5e-4, as in the paper.
+in ``reports/classification-local/tuning.csv``. At scale ``paper`` nothing has been tuned yet: there stand the usual
+choices for batch 128 (SGDm 0.03, Adam 1e-3). Weight decay is 5e-4, as in the paper.
 """
 
 from collections.abc import Callable

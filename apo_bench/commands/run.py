@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from apo_bench.commands.common import add_json, add_store, warn_of_damage
 from apo_bench.errors import UsageError
@@ -132,12 +132,7 @@ def _execute(plan: "Plan", store: "Store", options: argparse.Namespace, threads:
     if jobs:
         with _following(options), display(len(jobs), expected, to_stderr=options.json) as shown:
             publisher.follow(shown)
-
-            def result_of(job: Job) -> Any:
-                record = store.scan(job.run.run_id).find_result(job.run.run_id, job.intent.fingerprint)
-                return record.outcome if record else None
-
-            complete = execute(jobs, store, workers=options.workers, watcher=publisher, result_of=result_of)
+            complete = execute(jobs, store, workers=options.workers, watcher=publisher)
     board = publisher.publish()
     if not options.json:
         print(f"\n{leaderboard_text(board)}\nleaderboard: {publisher.path}")

@@ -12,7 +12,7 @@ import multiprocessing.forkserver
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -80,7 +80,6 @@ def execute(
     *,
     workers: int,
     watcher: Watcher,
-    result_of: Callable[[Job], Outcome | None],
 ) -> bool:
     """Run jobs, at most ``workers`` at a time, in their order.
 
@@ -92,12 +91,11 @@ def execute(
         store: Where the records go.
         workers: Processes at a time.
         watcher: Told of every change.
-        result_of: The outcome of a job that another process has meanwhile brought to a result, if it has.
 
     Returns:
-        Whether all jobs were run; False after Ctrl-C.
+        Whether all jobs were run; False where Ctrl-C left some.
     """
-    return _Executor(jobs, store, workers, watcher, result_of).run()
+    return _Executor(jobs, store, workers, watcher).run()
 
 
 class _Executor:
@@ -107,14 +105,12 @@ class _Executor:
         store: Store,
         workers: int,
         watcher: Watcher,
-        result_of: Callable[[Job], Outcome | None],
     ) -> None:
         self.waiting = deque(jobs)
         self.elsewhere: deque[Job] = deque()
         self.store = store
         self.workers = workers
         self.watcher = watcher
-        self.result_of = result_of
         self.live: list[_Live] = []
         self.interrupts = 0
         self.context = start_fork_server()
@@ -134,7 +130,7 @@ class _Executor:
                 )
                 for live in list(self.live):
                     self._attend(live)
-        return not self.interrupts
+        return not (self.waiting or self.elsewhere or self.interrupts > 1)
 
     def _start(self, job: Job) -> None:
         from apo_bench.executors.worker import work  # imports torch
@@ -199,11 +195,11 @@ class _Executor:
         """Drop what another process has finished; take over what it has given up."""
         pending: deque[Job] = deque()
         for job in self.elsewhere:
-            outcome = self.result_of(job)
-            if outcome is None:
+            record = self.store.result(job.intent)
+            if record is None:
                 pending.append(job)
             else:
-                self.watcher.finished(job.run, outcome)
+                self.watcher.finished(job.run, record.outcome)
         self.elsewhere.clear()
         if pending:
             self.watcher.elsewhere(len(pending))

@@ -38,7 +38,7 @@ def work(encoded: bytes, slot: int, reports: Connection) -> None:
         if not mine:
             _send(reports, Busy())
             return
-        done = store.scan(intent.spec.run_id).find_result(intent.spec.run_id, intent.fingerprint)
+        done = store.result(intent)
         if done is not None:  # another process finished it while this one was starting
             _send(reports, Finished(outcome=done.outcome))
             return

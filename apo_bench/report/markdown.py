@@ -47,7 +47,10 @@ def leaderboard_text(board: Leaderboard) -> str:
         f"{section.task} on {section.device}\n{_table(section, _columns(section, compact=True), 'simple')}"
         for section in board.sections
     ]
-    return "\n\n".join([*parts, _progress(board)])
+    key = (
+        "± is a 95 % interval over the n seeds; * marks a paired difference whose simultaneous 95 % interval excludes 0"
+    )
+    return "\n\n".join([*parts, key, _progress(board)])
 
 
 _LEGEND = f"""\
