@@ -81,6 +81,7 @@ class CurvePoint(Frozen, frozen=True):
         validation_loss: Mean over the validation set.
         validation: The task's metric on the validation set.
         learning_rate_factor: The schedule's factor at this step.
+        readings: What the update rule says of itself: a learned rate, a count of meta-updates.
     """
 
     step: int
@@ -90,6 +91,7 @@ class CurvePoint(Frozen, frozen=True):
     validation_loss: float
     validation: float
     learning_rate_factor: float
+    readings: dict[str, float] = {}  # noqa: RUF012 - msgspec copies it
 
 
 class Scores(Frozen, frozen=True):

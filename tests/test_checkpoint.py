@@ -8,12 +8,13 @@ import pytest
 import torch
 from test_trainer import TASK, _numbers, run_spec
 
+from apo_bench.errors import UsageError
 from apo_bench.record import Evaluated, Event
 from apo_bench.registry import optimizers
 from apo_bench.schedules import Cosine
 from apo_bench.spec import Precision
 from apo_bench.training.checkpoint import FILE, Checkpoints
-from apo_bench.training.trainer import Training, train
+from apo_bench.training.trainer import Training, prepare, train
 
 CPU = torch.device("cpu")
 
@@ -31,8 +32,16 @@ def _killed_at(step: int) -> object:
 
 
 def _train(optimizer: str, precision: Precision, checkpoints: Checkpoints | None, observe: object = None) -> Training:
-    run = run_spec(optimizer, precision=precision, epochs=5, schedule=Cosine(warmup=0.1))
     competitor = optimizers()[optimizer].load()
+    run = run_spec(optimizer, precision=precision, epochs=5, schedule=Cosine(warmup=0.1))
+    try:
+        prepare(run, TASK, competitor, CPU)
+    except UsageError:  # some rules follow no schedule, some refuse a precision
+        run = run_spec(optimizer, precision=precision, epochs=5)
+        try:
+            prepare(run, TASK, competitor, CPU)
+        except UsageError as error:
+            pytest.skip(f"refused with a clear line: {error}")
     return train(run, TASK, competitor, CPU, observe or (lambda _: None), checkpoints)  # type: ignore[arg-type]
 
 

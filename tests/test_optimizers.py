@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from apo_bench.data.examples import Batch
+from apo_bench.errors import UsageError
 from apo_bench.registry import optimizers
 from apo_bench.spec import Precision, Scalar
 from apo_bench.training.objectives import CrossEntropy
@@ -29,7 +30,13 @@ def _made(name: str, precision: Precision = Precision.FP32) -> tuple[Problem, Up
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     policy = PrecisionPolicy(precision, torch.device("cpu"))
     policy.prepare(model)
-    problem = Problem(model, CrossEntropy(), policy, lambda: _batch(99))
+
+    def additional() -> Batch:
+        inputs, targets = _batch(99)
+        wide = model[0].weight.dtype is torch.float64
+        return Batch((inputs[0].double(),), targets) if wide else Batch(inputs, targets)
+
+    problem = Problem(model, CrossEntropy(), policy, additional)
     return problem, _built(name, problem)
 
 
@@ -39,7 +46,10 @@ def _built(name: str, problem: Problem, **wanted: Scalar) -> UpdateRule:
     fields = {field.name for field in dataclasses.fields(competitor.hyperparameters)}
     overrides = competitor.in_precision.get(problem.precision.precision, {})
     overrides = {**overrides, **{key: value for key, value in wanted.items() if key in fields}}
-    rule: UpdateRule = competitor.build(problem, competitor.hyperparameters(**overrides))
+    try:
+        rule: UpdateRule = competitor.build(problem, competitor.hyperparameters(**overrides))
+    except UsageError as error:
+        pytest.skip(f"refused with a clear line: {error}")
     return rule
 
 
@@ -98,7 +108,7 @@ def test_the_order_of_examples_in_a_batch_does_not_matter(name: str) -> None:
             batch = Batch((batch.inputs[0].double(),), batch.targets)
             rule.step(Batch((batch.inputs[0][order],), batch.targets[order]) if permuted else batch)
         ends.append(_parameters(problem))
-    torch.testing.assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-6)  # the loss is summed in float32
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -106,8 +116,10 @@ def test_an_update_is_proportional_to_the_scheduled_factor(name: str) -> None:
     moves = []
     for factor in (1.0, 0.25):
         problem, rule = _made(name)
+        if not hasattr(rule, "scale_learning_rate"):
+            pytest.skip("follows no schedule")
         before = _parameters(problem)
-        rule.scale_learning_rate(factor)  # type: ignore[attr-defined]
+        rule.scale_learning_rate(factor)
         rule.step(_batch(0))
         moves.append([after - start for after, start in zip(_parameters(problem), before, strict=True)])
     for whole, quarter in zip(*moves, strict=True):

@@ -19,7 +19,7 @@ from apo_bench.schedules import Constant, Cosine, Schedule, learning_rate_factor
 from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar, resolve_hyperparameters
 from apo_bench.tasks.task import Target, Task
 from apo_bench.training.objectives import Accuracy, CrossEntropy
-from apo_bench.training.problem import Problem, StepResult
+from apo_bench.training.problem import Problem, StepResult, UpdateRule
 from apo_bench.training.rules import TorchRule
 from apo_bench.training.seeds import Purpose, derive
 from apo_bench.training.trainer import GIVE_UP, Training, initial_model, prepare, train, training_batches
@@ -114,30 +114,47 @@ def test_two_runs_of_one_spec_give_identical_curves(optimizer: str, precision: P
     assert _numbers(_run(optimizer, precision=precision, seed=1)) != _numbers(first)
 
 
-def test_all_competitors_start_alike_and_see_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+class _Nosy:
+    """Notes the weights at the first step and every batch; draws additional batches and random numbers besides."""
+
+    def __init__(self, rule: UpdateRule, problem: Problem, seen: list[Tensor], *, greedy: bool) -> None:
+        self._rule = rule
+        self._problem = problem
+        self._seen = seen
+        self._greedy = greedy
+
+    def step(self, batch: Batch) -> StepResult:
+        if not self._seen:
+            self._seen += [parameter.detach().clone() for parameter in self._problem.parameters]
+        self._seen += [batch.inputs[0].clone(), batch.targets.clone()]
+        if self._greedy:
+            self._problem.draw()
+            torch.rand(3)
+        return self._rule.step(batch)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rule, name)
+
+
+def test_all_competitors_start_alike_and_see_the_same_batches() -> None:
     """Also where a rule draws additional batches and consumes the global generator."""
     seen: dict[tuple[str, Precision], list[Tensor]] = {}
+    for name in ALL:
+        for precision in (Precision.FP32, Precision.FP16):
+            competitor = optimizers()[name].load()
+            notes = seen.setdefault((name, precision), [])
 
-    class Nosy(TorchRule):
-        name = ("", Precision.FP32)
+            def build(problem: Problem, h: object) -> UpdateRule:
+                rule = competitor.build(problem, h)  # noqa: B023 - called within this turn
+                return _Nosy(rule, problem, notes, greedy=len(seen) > 1)  # noqa: B023
 
-        def step(self, batch: Batch) -> StepResult:
-            record = seen.setdefault(self.name, [p.detach().clone() for p in self.problem.parameters])
-            record += [batch.inputs[0].clone(), batch.targets.clone()]
-            if self.name[0] != "sgd":
-                self.problem.draw()
-                torch.rand(3)
-            return super().step(batch)
-
-    monkeypatch.setattr("baselines.first_order.TorchRule", Nosy)
-    cells = [(name, precision) for name in ALL for precision in (Precision.FP32, Precision.FP16)]
-    for Nosy.name in cells:
-        _run(Nosy.name[0], precision=Nosy.name[1], epochs=2)
-    first = seen[cells[0]]
-    assert len(first) > 40
-    for cell in cells[1:]:
-        assert len(seen[cell]) == len(first)
-        assert all(torch.equal(one, other) for one, other in zip(seen[cell], first, strict=True)), cell
+            spec = run_spec(name, precision=precision, epochs=2)
+            train(spec, TASK, dataclasses.replace(competitor, build=build), CPU)
+    first = seen["sgd", Precision.FP32]
+    assert len(first) == 6 + 2 * 20  # the network's parameters, then inputs and targets of each step
+    for cell, notes in seen.items():
+        assert len(notes) == len(first)
+        assert all(torch.equal(one, other) for one, other in zip(notes, first, strict=True)), cell
 
 
 @pytest.mark.parametrize("schedule", [None, Cosine(warmup=0.2)])

@@ -11,7 +11,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from apo_bench.files import write_durably
@@ -86,18 +85,3 @@ def _put_together(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {_put_together(key, tensors): _put_together(part, tensors) for key, part in parts}
     sequence = [_put_together(part, tensors) for part in parts]
     return tuple(sequence) if kind == "tuple" else sequence
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """State of torch's global generators that a run on ``device`` uses."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Take up a saved state of torch's global generators."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)

@@ -30,25 +30,29 @@ class Objective(Protocol):
         ...
 
 
+def _wide(outputs: Tensor) -> Tensor:
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
 class CrossEntropy:
-    """Softmax cross-entropy on logits ``(batch, classes)`` and labels ``(batch,)``, computed in float32."""
+    """Softmax cross-entropy on logits ``(batch, classes)`` and labels ``(batch,)``; 16-bit logits become float32."""
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy over the examples."""
-        return F.cross_entropy(outputs.float(), batch.targets)
+        return F.cross_entropy(_wide(outputs), batch.targets)
 
     def discrepancy(self, new: Tensor, old: Tensor) -> Tensor:
         """Mean of KL(old ‖ new), whose Hessian at ``new = old`` is the Fisher matrix."""
         return F.kl_div(
-            F.log_softmax(new.float(), dim=-1),
-            F.log_softmax(old.float(), dim=-1),
+            F.log_softmax(_wide(new), dim=-1),
+            F.log_softmax(_wide(old), dim=-1),
             log_target=True,
             reduction="batchmean",
         )
 
     def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """One label an example, drawn from the softmax; ``generator`` lives on the outputs' device."""
-        probabilities = outputs.detach().float().softmax(dim=-1)
+        probabilities = _wide(outputs.detach()).softmax(dim=-1)
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
     def normalizer(self, batch: Batch) -> int:

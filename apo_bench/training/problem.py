@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from apo_bench.data.examples import Batch
 from apo_bench.training.objectives import Objective
 from apo_bench.training.precision import LossScale, PrecisionPolicy
+from apo_bench.training.seeds import random_state, restore_random_state
 
 
 class StepResult(NamedTuple):
@@ -53,6 +54,14 @@ class UpdateRule(Protocol):
         ...
 
 
+class Observable(Protocol):
+    """An update rule that says something of itself at every point of the curve."""
+
+    def readings(self) -> Mapping[str, float]:
+        """Numbers by name."""
+        ...
+
+
 class Schedulable(Protocol):
     """An update rule whose learning rate can follow a schedule."""
 
@@ -75,7 +84,7 @@ class Gradients(NamedTuple):
 
 
 class Problem:
-    """A model with its training loss, under a precision.
+    """A model with its training loss, under a precision: in a run, or in anyone's own training loop.
 
     Args:
         model: The network, already in its storage format (`PrecisionPolicy.prepare`).
@@ -155,9 +164,15 @@ class Problem:
         self._scale(stream).update(finite=finite)
         return Gradients(values, finite)
 
+    def random_state(self) -> dict[str, Tensor]:
+        """State of torch's global generators, from which the model draws."""
+        return random_state(self.precision.device)
+
     @contextlib.contextmanager
-    def lookahead(self) -> Iterator[None]:
+    def lookahead(self, random_state: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         """Run the model without a trace: afterwards its buffers and torch's random state are as before.
+
+        With ``random_state`` the model draws what it drew when the random state was this one: the same dropout masks.
 
         Autocast's cache of casted weights is cleared at both ends: inside, weights may be swapped in place, and the
         cache would not notice.
@@ -165,14 +180,17 @@ class Problem:
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         device = self.precision.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            if random_state is not None:
+                restore_random_state(random_state, device)
             torch.clear_autocast_cache()
             try:
                 yield
             finally:
                 torch.clear_autocast_cache()
-                with torch.no_grad():
-                    for buffer, saved in buffers:
-                        buffer.copy_(saved)
+                for buffer, saved in buffers:
+                    # Through .data: a graph made inside may be differentiated outside. Batch normalization keeps its
+                    # running statistics in the graph, does not use them in the backward pass, and checks their version.
+                    buffer.data.copy_(saved)
 
     def state_dict(self) -> dict[str, dict[str, float]]:
         """The loss scales by stream."""

@@ -5,9 +5,11 @@ weights and see the same batches.
 """
 
 import hashlib
+from collections.abc import Mapping
 from enum import StrEnum
 
 import torch
+from torch import Tensor
 
 
 class Purpose(StrEnum):
@@ -30,3 +32,18 @@ def derive(seed: int, task: str, purpose: Purpose) -> int:
 def generator(seed: int, task: str, purpose: Purpose) -> torch.Generator:
     """Return a CPU generator for one purpose of one (task, seed)."""
     return torch.Generator().manual_seed(derive(seed, task, purpose))
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """State of torch's global generators that a network on ``device`` uses."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Take up a saved state of torch's global generators."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

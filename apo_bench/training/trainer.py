@@ -9,7 +9,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
@@ -44,10 +44,10 @@ from apo_bench.schedules import Constant, learning_rate_factor
 from apo_bench.spec import RunSpec
 from apo_bench.tasks.task import Task
 from apo_bench.training import seeds
-from apo_bench.training.checkpoint import Checkpoints, random_state, restore_random_state
+from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.precision import PrecisionPolicy
 from apo_bench.training.problem import Problem, StepResult, UpdateRule
-from apo_bench.training.seeds import Purpose
+from apo_bench.training.seeds import Purpose, restore_random_state
 
 BLOCK = 20
 """Steps between two looks at the losses, each of which synchronizes the device."""
@@ -324,9 +324,15 @@ class Loop:
             validation_loss=loss,
             validation=metric,
             learning_rate_factor=self.rate_factor,
+            readings=self._readings(),
         )
         self.curve.append(point)
         self.observe(Evaluated(point=point))
+
+    def _readings(self) -> dict[str, float]:
+        """What the rule says of itself, where it says anything; a reading that is not finite is left out."""
+        read: Callable[[], Mapping[str, float]] | None = getattr(self.rule, "readings", None)
+        return {name: value for name, value in read().items() if math.isfinite(value)} if read else {}
 
     @torch.no_grad()
     def _evaluate(self, examples: Examples) -> tuple[float, float]:
@@ -372,7 +378,7 @@ class Loop:
             "rule": self.rule.state_dict(),
             "batches": self.batches.state_dict(),
             "additional": self.additional.state_dict(),
-            "random": random_state(self.clock.device),
+            "random": self.problem.random_state(),
             "training": self.clock.training,
             "evaluating": self.clock.evaluating,
             "peak": self._peak(memory) or 0,

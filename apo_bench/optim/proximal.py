@@ -1,0 +1,98 @@
+"""The proximal meta-objective Q and its gradient at the lookahead point.
+
+    Q(φ) = J_B(θ′) + λ_FSD ρ(f(x̃; θ′), f(x̃; θ)) + (λ_WSD / 2) ‖θ′ − θ‖²,   θ′ = u(θ, φ, B)    [poster, APO algorithm]
+
+with the loss term on the batch B that gave the gradient and the function-space discrepancy (FSD) on another batch B′.
+Since the gradient g = ∇J_B(θ) does not depend on φ, ∇_φ Q = (∂θ′/∂φ)ᵀ q with q = ∇_{θ′} Q: one ordinary backward pass
+at θ′, no second derivative and no unrolled graph.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from apo_bench.data.examples import Batch
+from apo_bench.training.problem import Gradients, Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class ProximalWeights:
+    """Weights of the two proximity terms.
+
+    Attributes:
+        fsd: λ_FSD, of the function-space discrepancy.
+        wsd: λ_WSD, of the weight-space discrepancy.
+    """
+
+    fsd: float
+    wsd: float
+
+    def __post_init__(self) -> None:
+        """Refuse negative weights."""
+        if self.fsd < 0 or self.wsd < 0:
+            raise ValueError(f"weights of a proximal objective are not negative: {self}")
+
+
+class ProximalObjective:
+    """Q for one step: made while the model holds θ, asked for its gradient when it holds θ′.
+
+    Both passes over B, at θ (by the caller) and at θ′, see the same dropout masks, and so do both passes over B′; batch
+    normalization uses each batch's own statistics; buffers and the random state are left as they were. B and B′ pass
+    separately, so that models which mix the examples of a batch are right too.
+
+    Args:
+        problem: The model at θ.
+        batch: B.
+        random_state: `Problem.random_state` as it was before the caller's forward pass over B.
+        weights: λ_FSD and λ_WSD. Without λ_FSD no batch B′ is drawn.
+    """
+
+    def __init__(
+        self, problem: Problem, batch: Batch, random_state: dict[str, Tensor], weights: ProximalWeights
+    ) -> None:
+        self._problem = problem
+        self._batch = batch
+        self._random_state = random_state
+        self._weights = weights
+        self._start = [parameter.detach().clone() for parameter in problem.parameters]
+        self._other: Batch | None = None
+        if weights.fsd > 0:
+            self._other = problem.draw()
+            with torch.no_grad(), problem.lookahead(random_state):
+                self._old_outputs = problem.outputs(self._other)
+
+    @property
+    def start(self) -> list[Tensor]:
+        """θ, in the order of `Problem.parameters`."""
+        return self._start
+
+    def gradient(self, decay: list[float] | None = None) -> Gradients:
+        """Q = ∇_{θ′} Q at the parameters that the model holds now.
+
+        Args:
+            decay: Coefficient of an L2 penalty that is part of the loss (coupled weight decay), by parameter. It is
+                part of Q too, or the meta-gradient would work against it; decoupled decay is part of the update alone.
+
+        Returns:
+            q, in the order of `Problem.parameters`, from the stream ``meta``; its overflow says nothing about the step.
+        """
+        problem, weights = self._problem, self._weights
+        with problem.lookahead(self._random_state):
+            objective = problem.loss(problem.outputs(self._batch), self._batch)
+        if self._other is not None:
+            with problem.lookahead(self._random_state):
+                ahead = problem.outputs(self._other)
+                objective = objective + weights.fsd * problem.discrepancy(ahead, self._old_outputs)
+        found = problem.gradients(objective, "meta")
+        values = []
+        for index, (parameter, start) in enumerate(zip(problem.parameters, self._start, strict=True)):
+            value = found.values[index]
+            q = torch.zeros_like(parameter) if value is None else value
+            now = parameter.detach()
+            if weights.wsd:
+                q = q.add(now - start, alpha=weights.wsd)
+            if decay is not None and decay[index]:
+                q = q.add(now, alpha=decay[index])
+            values.append(q)
+        return Gradients(tuple(values), found.finite)
