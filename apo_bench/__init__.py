@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from apo_bench.spec import Precision, Scalar
     from apo_bench.tasks.task import Task
     from apo_bench.training.objectives import Accuracy, CrossEntropy
+    from apo_bench.training.precision import PrecisionPolicy
     from apo_bench.training.problem import Problem, StepResult, UpdateRule
     from apo_bench.training.rules import TorchRule
 
@@ -24,6 +25,7 @@ _HOME = {
     "Dataset": "apo_bench.data.examples",
     "Examples": "apo_bench.data.examples",
     "Precision": "apo_bench.spec",
+    "PrecisionPolicy": "apo_bench.training.precision",
     "Problem": "apo_bench.training.problem",
     "Scalar": "apo_bench.spec",
     "Search": "apo_bench.competitor",
@@ -43,6 +45,7 @@ __all__ = [
     "Dataset",
     "Examples",
     "Precision",
+    "PrecisionPolicy",
     "Problem",
     "Scalar",
     "Search",

@@ -70,7 +70,7 @@ class Display(Watcher):
         """Say once that another process works on the rest."""
         if not self._told_elsewhere:
             self._told_elsewhere = True
-            self._print(f"another process is running the remaining {runs} runs; waiting for it")
+            self._print(f"another process is running the remaining {runs} runs; waiting for it (Ctrl-C stops)")
 
     def warn(self, message: str) -> None:
         """Print a line about something that does not stop the runs."""

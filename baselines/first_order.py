@@ -39,13 +39,9 @@ class Adam:
 
 
 @dataclasses.dataclass(frozen=True)
-class AdamW:
+class AdamW(Adam):
     """Adam with decoupled weight decay."""
 
-    lr: float = hyperparameter(1e-3, search=Search(1e-5, 1e-2, log=True), symbol="α")
-    beta1: float = hyperparameter(0.9, symbol="β₁")
-    beta2: float = hyperparameter(0.999, symbol="β₂")
-    eps: float = hyperparameter(1e-8, symbol="ε")
     weight_decay: float = hyperparameter(1e-2, search=Search(1e-4, 1.0, log=True), symbol="λ")
 
 
@@ -72,23 +68,10 @@ def _build_sgdm(problem: Problem, h: SGDm) -> UpdateRule:
 
 
 def _build_adam(problem: Problem, h: Adam) -> UpdateRule:
+    kind = torch.optim.AdamW if isinstance(h, AdamW) else torch.optim.Adam
     return TorchRule(
         problem,
-        torch.optim.Adam(
-            problem.parameters,
-            lr=h.lr,
-            betas=(h.beta1, h.beta2),
-            eps=h.eps,
-            weight_decay=h.weight_decay,
-            foreach=True,
-        ),
-    )
-
-
-def _build_adamw(problem: Problem, h: AdamW) -> UpdateRule:
-    return TorchRule(
-        problem,
-        torch.optim.AdamW(
+        kind(
             problem.parameters,
             lr=h.lr,
             betas=(h.beta1, h.beta2),
@@ -125,5 +108,5 @@ adam = Competitor(
     "Kingma and Ba, 2015, algorithm 1",
     in_precision=_EPSILON_OF_FP16,
 )
-adamw = Competitor(AdamW, _build_adamw, "Loshchilov and Hutter, 2019, algorithm 2", in_precision=_EPSILON_OF_FP16)
+adamw = Competitor(AdamW, _build_adam, "Loshchilov and Hutter, 2019, algorithm 2", in_precision=_EPSILON_OF_FP16)
 rmsprop = Competitor(RMSprop, _build_rmsprop, "Tieleman and Hinton, 2012", in_precision=_EPSILON_OF_FP16)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -65,6 +66,16 @@ def test_the_published_leaderboard_follows_from_the_published_runs() -> None:
             line for line in section.splitlines() if re.match(rf"\| {optimizer} +\| {precision}( \(emulated\))? ", line)
         )
         assert f" {values.mean():.2f} " in row, row
+
+
+def test_the_readmes_training_loop_learns_and_adapts(capsys: pytest.CaptureFixture[str]) -> None:
+    (source,) = (block for block in _blocks("python") if "APOLR(" in block)
+    names: dict[str, Any] = {}
+    exec(source, names)  # noqa: S102 - our own README
+    assert sum(names["losses"][-20:]) < 0.5 * sum(names["losses"][:20])
+    assert names["rule"].meta_updates == 30
+    assert names["rule"].learning_rates[0] != 0.01
+    assert capsys.readouterr().out.startswith("loss 2.")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Every precision computes in the format it names, and the emulation is held to the native kernels."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,10 +9,10 @@ from torch import Tensor, nn
 
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
-from apo_bench.models.lenet import lenet
-from apo_bench.models.resnet import resnet18
 from apo_bench.record import PrecisionBackend
-from apo_bench.spec import Precision
+from apo_bench.registry import tasks
+from apo_bench.spec import Precision, Scale
+from apo_bench.suites import suite
 from apo_bench.training.emulation import EmulatedProducts
 from apo_bench.training.objectives import CrossEntropy
 from apo_bench.training.precision import LossScale, PrecisionPolicy
@@ -26,9 +27,9 @@ COMPUTES = {
     Precision.PURE_BF16: torch.bfloat16,
     Precision.PURE_FP16: torch.float16,
 }
-MODELS = {
-    "lenet": lambda: lenet(in_channels=1, image_size=28, classes=10),
-    "resnet18-w8": lambda: resnet18(in_channels=1, classes=10, width=8),
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    entry.task.partition(".")[2]: tasks()[entry.task].load()().model
+    for entry in suite("classification", Scale.LOCAL).tasks
 }
 
 

@@ -34,7 +34,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def warn_of_damage(scan: "Scan") -> None:
     """Name every damaged record in a line of its own."""
     for damaged in scan.damaged:
-        print(f"apo-bench: damaged record set aside: {damaged.path} ({damaged.reason})", file=sys.stderr)
+        print(
+            f"apo-bench: damaged record set aside: {damaged.path} ({damaged.reason}); `apo-bench run` makes it anew",
+            file=sys.stderr,
+        )
 
 
 def write(path: Path, data: bytes) -> None:

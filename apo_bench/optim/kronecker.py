@@ -104,3 +104,16 @@ def damped_kfac(A_factor_II: Tensor, G_factor_OO: Tensor, fisher_weight: float, 
     s_G, U_G = torch.linalg.eigh(G_factor_OO)
     eigenvalues_OI = fisher_weight * s_G.unsqueeze(-1) * s_A.unsqueeze(-2) + damping
     return Factors(U_A, U_G, eigenvalues_OI.rsqrt())
+
+
+def distance_from_identity(factors: Factors) -> float:
+    """‖P − I‖ / ‖I‖ in the Frobenius norm, without forming P.
+
+    With C = AᵀA and D = BᵀB, ‖P‖² = ⟨S², D∘D S² C∘C⟩ and tr P = ⟨S², diag(D) diag(C)ᵀ⟩.
+    """
+    A, B, S = factors
+    C_II, D_OO, squared = A.mT @ A, B.mT @ B, S.square()
+    norm = (squared * (D_OO.square() @ squared @ C_II.square())).sum()
+    trace = (squared * torch.outer(D_OO.diagonal(), C_II.diagonal())).sum()
+    size = S.numel()
+    return float(((norm - 2.0 * trace + size).clamp_min(0.0) / size).sqrt())

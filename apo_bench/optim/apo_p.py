@@ -1,0 +1,243 @@
+"""APO-P: a structured preconditioner, learned by descending the proximal objective.
+
+    θ ← θ − η P m,   P = (A ⊗ B) diag(vec S)² (A ⊗ B)ᵀ for each layer    [poster, "Structured Preconditioner ..."]
+
+with m the heavy-ball average of the gradients. Every K steps the step just taken is the lookahead θ′; q = ∇_{θ′} Q
+gives the gradient of A, B and S in closed form (`kronecker.meta_gradient`), they take a step of Adam, and the
+parameters move to the step that the new P makes of the same m. No covariance, no eigendecomposition, no inverse.
+
+Momentum is applied before P, and is dampened by default (m ← μ m + (1 − μ) g): the lookahead sees one step, but plain
+heavy-ball momentum multiplies the displacement by up to 1 / (1 − μ), for which P would be too long. Layers are linear
+and convolution layers with their bias as an input column; all other parameters (normalization) step with P = I.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apo_bench.data.examples import Batch
+from apo_bench.errors import UsageError
+from apo_bench.optim import kronecker
+from apo_bench.optim.kronecker import Factors
+from apo_bench.optim.layers import find_layers, from_matrix, to_matrix
+from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
+from apo_bench.training.problem import Problem, StepResult
+
+
+class APOP:
+    """SGD with momentum, preconditioned layer by layer.
+
+    A, B, S and Adam's moments are kept in float32 (float64 for a float64 model) whatever the precision: stored in
+    16 bit they would never move.
+
+    Args:
+        problem: What is minimized.
+        lr: η.
+        weights: λ_FSD and λ_WSD.
+        meta_lr: α, Adam's learning rate on A, B and S; 0 gives SGD with momentum bit for bit.
+        interval: K, steps between two meta-updates.
+        momentum: μ.
+        dampening: As in `torch.optim.SGD`; by default μ.
+        weight_decay: Coefficient of an L2 penalty, part of the gradient and of Q.
+        warmup_steps: Steps during which the parameters follow P = I while P is already learned.
+
+    Raises:
+        UsageError: A number makes no sense.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        lr: float,
+        weights: ProximalWeights,
+        meta_lr: float = 1e-4,
+        interval: int = 10,
+        momentum: float = 0.9,
+        dampening: float | None = None,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+    ) -> None:
+        if interval < 1 or lr <= 0 or not 0 <= momentum < 1 or warmup_steps < 0:
+            raise UsageError(
+                f"APO-P: interval {interval}, lr {lr}, momentum {momentum} or warmup_steps {warmup_steps} makes no "
+                "sense; give 1 or more, above 0, in [0, 1) and 0 or more"
+            )
+        self.problem = problem
+        self.lr = lr
+        self.weights = weights
+        self.interval = interval
+        self.momentum = momentum
+        self.dampening = momentum if dampening is None else dampening
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.steps = 0
+        self.meta_updates = 0
+        self.layers, self._rest = find_layers(problem.model, problem.parameters)
+        self.factors = [
+            kronecker.identity(
+                layer.out_features,
+                layer.in_features,
+                dtype=torch.promote_types(problem.parameters[layer.weight].dtype, torch.float32),
+                device=problem.parameters[layer.weight].device,
+            )
+            for layer in self.layers
+        ]
+        self._buffers: list[Tensor | None] = [None] * len(problem.parameters)
+        parts = [part for factors in self.factors for part in factors]
+        self._meta = torch.optim.Adam(parts, lr=meta_lr) if parts else None
+        self._factor = 1.0
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Use ``factor`` times the learning rate from now on."""
+        self._factor = factor
+
+    def step(self, batch: Batch) -> StepResult:
+        """Step with the present P; every K steps adapt P and take the step anew with it."""
+        problem = self.problem
+        meta = self.steps % self.interval == 0 and self._meta is not None
+        random_state = problem.random_state() if meta else {}
+        loss = problem.loss(problem.outputs(batch), batch)
+        gradients = problem.gradients(loss)
+        if not gradients.finite:
+            return StepResult(loss.detach(), applied=False)
+        objective = ProximalObjective(problem, batch, random_state, self.weights) if meta else None
+        averages = self._average(gradients.values)
+        active = self.steps >= self.warmup_steps
+        if objective is None:
+            self._move(self._directions(averages, preconditioned=active))
+        else:
+            self._move(self._directions(averages, preconditioned=True))
+            adapted = self._adapt(objective, averages)
+            if adapted or not active:
+                self._restore(objective.start)
+                self._move(self._directions(averages, preconditioned=active))
+        self.steps += 1
+        return StepResult(loss.detach(), applied=True)
+
+    @property
+    def _rate(self) -> float:
+        return self.lr * self._factor
+
+    @torch.no_grad()
+    def _average(self, gradients: Iterable[Tensor | None]) -> list[Tensor]:
+        """Momentum buffers after this step, as `torch.optim.SGD` has them; zeros where the loss does not reach."""
+        averages = []
+        for place, (parameter, gradient) in enumerate(zip(self.problem.parameters, gradients, strict=True)):
+            if gradient is None:
+                averages.append(torch.zeros_like(parameter))
+                continue
+            g = gradient.add(parameter.detach(), alpha=self.weight_decay) if self.weight_decay else gradient
+            buffer = self._buffers[place]
+            if self.momentum == 0.0:
+                averages.append(g)
+                continue
+            if buffer is None:
+                buffer = self._buffers[place] = g.clone()
+            else:
+                buffer.mul_(self.momentum).add_(g, alpha=1.0 - self.dampening)
+            averages.append(buffer)
+        return averages
+
+    @torch.no_grad()
+    def _directions(self, averages: list[Tensor], *, preconditioned: bool) -> list[Tensor]:
+        """P m, or m, by parameter."""
+        directions = list(averages)
+        if preconditioned:
+            for layer, factors in zip(self.layers, self.factors, strict=True):
+                matrix = kronecker.precondition(factors, to_matrix(layer, averages).to(factors.S_OI.dtype))
+                for place, part in from_matrix(layer, matrix, averages).items():
+                    directions[place] = part.to(averages[place].dtype)
+        return directions
+
+    @torch.no_grad()
+    def _move(self, directions: list[Tensor]) -> None:
+        for parameter, direction in zip(self.problem.parameters, directions, strict=True):
+            parameter.add_(direction, alpha=-self._rate)
+
+    @torch.no_grad()
+    def _restore(self, start: list[Tensor]) -> None:
+        for parameter, value in zip(self.problem.parameters, start, strict=True):
+            parameter.copy_(value)
+
+    def _adapt(self, objective: ProximalObjective, averages: list[Tensor]) -> bool:
+        """One meta-update of A, B and S; skipped when q or their gradient is not finite."""
+        q = objective.gradient([self.weight_decay] * len(averages))
+        if not q.finite or self._meta is None:
+            return False
+        found = []
+        with torch.no_grad():
+            for layer, factors in zip(self.layers, self.factors, strict=True):
+                dtype = factors.S_OI.dtype
+                values = [value for value in q.values if value is not None]
+                G_OI, q_OI = to_matrix(layer, averages).to(dtype), to_matrix(layer, values).to(dtype)
+                found.append(kronecker.meta_gradient(factors, G_OI, q_OI, self._rate))
+            flat = [part for gradients in found for part in gradients]
+            if not bool(torch.stack([part.abs().amax() for part in flat]).isfinite().all()):
+                return False
+            for factors, gradients in zip(self.factors, found, strict=True):
+                for part, gradient in zip(factors, gradients, strict=True):
+                    part.grad = gradient
+        self._meta.step()
+        self._meta.zero_grad(set_to_none=True)
+        self.meta_updates += 1
+        return True
+
+    def readings(self) -> Mapping[str, float]:
+        """The number of meta-updates, and how far P is from the identity, ‖P − I‖ / ‖I‖, by layer."""
+        distances = {
+            f"distance_from_identity_{place}": kronecker.distance_from_identity(factors)
+            for place, factors in enumerate(self.factors)
+        }
+        return {"meta_updates": float(self.meta_updates)} | distances
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """The parameters are judged as they are."""
+        return contextlib.nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Factors, momentum, the meta-optimizer's state and the counters."""
+        return {
+            "factors": [tuple(part.clone() for part in factors) for factors in self.factors],
+            "buffers": list(self._buffers),
+            "meta": self._meta.state_dict() if self._meta else None,
+            "steps": self.steps,
+            "meta_updates": self.meta_updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        for factors, saved in zip(self.factors, state["factors"], strict=True):
+            for part, value in zip(factors, saved, strict=True):
+                part.copy_(value)
+        self._buffers = [
+            None if saved is None else saved.to(parameter.device, parameter.dtype, copy=True)
+            for saved, parameter in zip(state["buffers"], self.problem.parameters, strict=True)
+        ]
+        if self._meta is not None:
+            self._meta.load_state_dict(state["meta"])
+        self.steps = state["steps"]
+        self.meta_updates = state["meta_updates"]
+
+    def state_tensors(self) -> Mapping[str, Iterable[Tensor]]:
+        """Momentum, A, B and S, and Adam's moments."""
+        moments = self._meta.state.values() if self._meta else []
+        return {
+            "optimizer": [buffer for buffer in self._buffers if buffer is not None],
+            "preconditioner": [part for factors in self.factors for part in factors],
+            "meta": [value for state in moments for value in state.values() if torch.is_tensor(value)],
+        }
+
+    def factors_of(self, weight: Tensor) -> Factors:
+        """A, B and S of the layer that owns ``weight``.
+
+        Raises:
+            KeyError: No layer does.
+        """
+        for layer, factors in zip(self.layers, self.factors, strict=True):
+            if self.problem.parameters[layer.weight] is weight:
+                return factors
+        raise KeyError("this weight belongs to no preconditioned layer")
