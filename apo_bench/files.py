@@ -5,6 +5,9 @@ import os
 import uuid
 from pathlib import Path
 
+CHECKPOINT = "checkpoint.safetensors"
+"""Written by a run in its folder; the store knows by it a run that can be continued."""
+
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write a file so that after a crash either the old or the new content is there, whole."""

@@ -25,7 +25,7 @@ import filelock
 import msgspec
 
 from apo_bench.errors import StoreError
-from apo_bench.files import sync_folder, write_durably
+from apo_bench.files import CHECKPOINT, sync_folder, write_durably
 from apo_bench.record import (
     Event,
     Fingerprint,
@@ -41,7 +41,6 @@ _RECORD = "record.json"
 _EVENTS = "events.jsonl"
 _INTENT = "intent.json"
 OUTPUT = "output.log"
-CHECKPOINT = "checkpoint.safetensors"
 _FOLDERS = ("runs", "active", "damaged", "locks", "leaderboards")
 
 

@@ -1,7 +1,6 @@
 """A run that is killed and continued equals the undisturbed one."""
 
 import errno
-import time
 from pathlib import Path
 
 import pytest
@@ -9,11 +8,12 @@ import torch
 from test_trainer import TASK, _numbers, run_spec
 
 from apo_bench.errors import UsageError
+from apo_bench.files import CHECKPOINT
 from apo_bench.record import Evaluated, Event
 from apo_bench.registry import optimizers
 from apo_bench.schedules import Cosine
 from apo_bench.spec import Precision
-from apo_bench.training.checkpoint import FILE, Checkpoints
+from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.trainer import Training, prepare, train
 
 CPU = torch.device("cpu")
@@ -84,8 +84,8 @@ def test_a_checkpoint_of_another_run_or_code_is_ignored(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_ignored(tmp_path: Path, length: int) -> None:
     checkpoints = Checkpoints(tmp_path, "one")
     checkpoints.save({"x": torch.ones(2)})
-    data = (tmp_path / FILE).read_bytes()
-    (tmp_path / FILE).write_bytes(data[:length])
+    data = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(data[:length])
     assert checkpoints.load() is None
 
 
@@ -117,8 +117,7 @@ def test_saving_replaces_at_once(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "one")
     for value in (1.0, 2.0):
         checkpoints.save({"x": torch.tensor(value)})
-    assert list(tmp_path.iterdir()) == [tmp_path / FILE]
+    assert list(tmp_path.iterdir()) == [tmp_path / CHECKPOINT]
     loaded = checkpoints.load()
     assert loaded is not None
     assert loaded["x"].item() == 2.0
-    assert time.time() - (tmp_path / FILE).stat().st_mtime < 60

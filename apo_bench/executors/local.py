@@ -23,9 +23,10 @@ from typing import Any
 import msgspec
 
 from apo_bench.executors.job import Begun, Busy, Finished, Job, Report, failed, now
+from apo_bench.files import CHECKPOINT
 from apo_bench.record import Crashed, Event, Interrupted, Outcome
 from apo_bench.spec import RunSpec
-from apo_bench.store import CHECKPOINT, OUTPUT, Store, read_events
+from apo_bench.store import OUTPUT, Store, read_events
 
 _POLL_SECONDS = 0.25
 _ELSEWHERE_SECONDS = 2.0

@@ -21,7 +21,6 @@ from torch import Tensor
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
 from apo_bench.optim import kronecker
-from apo_bench.optim.kronecker import Factors
 from apo_bench.optim.layers import find_layers, from_matrix, to_matrix
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
 from apo_bench.training.problem import Problem, StepResult
@@ -230,14 +229,3 @@ class APOP:
             "preconditioner": [part for factors in self.factors for part in factors],
             "meta": [value for state in moments for value in state.values() if torch.is_tensor(value)],
         }
-
-    def factors_of(self, weight: Tensor) -> Factors:
-        """A, B and S of the layer that owns ``weight``.
-
-        Raises:
-            KeyError: No layer does.
-        """
-        for layer, factors in zip(self.layers, self.factors, strict=True):
-            if self.problem.parameters[layer.weight] is weight:
-                return factors
-        raise KeyError("this weight belongs to no preconditioned layer")

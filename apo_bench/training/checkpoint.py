@@ -13,10 +13,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from apo_bench.files import write_durably
-
-FILE = "checkpoint.safetensors"
-"""The store knows a run that can be continued by this name."""
+from apo_bench.files import CHECKPOINT, write_durably
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +39,11 @@ class Checkpoints:
         tensors: dict[str, Tensor] = {}
         skeleton = json.dumps(_take_apart(state, tensors))
         header = {"identity": self.identity, "state": skeleton}
-        write_durably(self.folder / FILE, safetensors.torch.save(tensors, header))
+        write_durably(self.folder / CHECKPOINT, safetensors.torch.save(tensors, header))
 
     def load(self) -> dict[str, Any] | None:
         """Read the checkpoint; `None` when there is none of this identity, or it is damaged."""
-        path = self.folder / FILE
+        path = self.folder / CHECKPOINT
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 header = file.metadata()
