@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from apo_bench.data.examples import Batch, Dataset, Examples, Splits
     from apo_bench.spec import Precision, Scalar
     from apo_bench.tasks.task import Task
-    from apo_bench.training.objectives import Accuracy, CrossEntropy
+    from apo_bench.training.objectives import Accuracy, BernoulliCrossEntropy, CrossEntropy, SquaredError
     from apo_bench.training.precision import PrecisionPolicy
     from apo_bench.training.problem import Problem, StepResult, UpdateRule
     from apo_bench.training.rules import TorchRule
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Accuracy": "apo_bench.training.objectives",
     "Batch": "apo_bench.data.examples",
+    "BernoulliCrossEntropy": "apo_bench.training.objectives",
     "Competitor": "apo_bench.competitor",
     "CrossEntropy": "apo_bench.training.objectives",
     "Dataset": "apo_bench.data.examples",
@@ -30,6 +31,7 @@ _HOME = {
     "Scalar": "apo_bench.spec",
     "Search": "apo_bench.competitor",
     "Splits": "apo_bench.data.examples",
+    "SquaredError": "apo_bench.training.objectives",
     "StepResult": "apo_bench.training.problem",
     "Task": "apo_bench.tasks.task",
     "TorchRule": "apo_bench.training.rules",
@@ -40,6 +42,7 @@ _HOME = {
 __all__ = [
     "Accuracy",
     "Batch",
+    "BernoulliCrossEntropy",
     "Competitor",
     "CrossEntropy",
     "Dataset",
@@ -50,6 +53,7 @@ __all__ = [
     "Scalar",
     "Search",
     "Splits",
+    "SquaredError",
     "StepResult",
     "Task",
     "TorchRule",

@@ -14,7 +14,7 @@ from apo_bench.errors import UsageError
 from apo_bench.optim.apo_lr import APOLR, MetaOptimizer, check_linear
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
 from apo_bench.spec import Precision
-from apo_bench.training.objectives import CrossEntropy
+from apo_bench.training.objectives import CrossEntropy, SquaredError
 from apo_bench.training.precision import PrecisionPolicy
 from apo_bench.training.problem import Problem
 from apo_bench.training.rules import TorchRule
@@ -119,22 +119,6 @@ def _outputs(
     return out
 
 
-class _HalfSquaredError:
-    """Linear regression: loss and discrepancy are half the mean squared error."""
-
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return 0.5 * (outputs - batch.targets).square().sum(1).mean()
-
-    def discrepancy(self, new: Tensor, old: Tensor) -> Tensor:
-        return 0.5 * (new - old).square().sum(1).mean()
-
-    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        raise AssertionError("not needed here")
-
-    def normalizer(self, batch: Batch) -> int:
-        return batch.size
-
-
 def test_t1d_the_best_learning_rate_on_an_exact_quadratic() -> None:
     """η* = E‖g‖² / E[gᵀ (H + λ_FSD G + λ_WSD I) g]: there the meta-gradients of production code sum to zero."""
     inputs = torch.randn(12, 5, dtype=torch.float64)
@@ -147,7 +131,7 @@ def test_t1d_the_best_learning_rate_on_an_exact_quadratic() -> None:
         for batch in batches:
             torch.manual_seed(0)
             model = nn.Linear(5, 2, bias=False).double()
-            problem = Problem(model, _HalfSquaredError(), PrecisionPolicy(Precision.FP32, CPU), lambda: batches[0])
+            problem = Problem(model, SquaredError(), PrecisionPolicy(Precision.FP32, CPU), lambda: batches[0])
             gradient = torch.autograd.grad(problem.loss(problem.outputs(batch), batch), model.weight)[0]
             squares += float(gradient.square().sum())
             curvatures += float((gradient @ matrix * gradient).sum())
@@ -176,7 +160,7 @@ def test_meta_descent_finds_that_rate() -> None:
         torch.manual_seed(0)
         model = nn.Linear(5, 2, bias=False).double()
         start = model.weight.detach().clone()
-        problem = Problem(model, _HalfSquaredError(), PrecisionPolicy(Precision.FP32, CPU), lambda: batch)
+        problem = Problem(model, SquaredError(), PrecisionPolicy(Precision.FP32, CPU), lambda: batch)
         rule = APOLR(
             problem,
             torch.optim.SGD(model.parameters(), lr=initial),

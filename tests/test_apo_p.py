@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_apo_lr import CPU, WEIGHTS, _batch, _HalfSquaredError, _network, _problem
+from test_apo_lr import CPU, WEIGHTS, _batch, _network, _problem
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -17,7 +17,7 @@ from apo_bench.optim.kronecker import Factors, damped_kfac, dense
 from apo_bench.optim.layers import find_layers, from_matrix, to_matrix
 from apo_bench.optim.proximal import ProximalWeights
 from apo_bench.spec import Precision
-from apo_bench.training.objectives import CrossEntropy
+from apo_bench.training.objectives import CrossEntropy, SquaredError
 from apo_bench.training.precision import PrecisionPolicy
 from apo_bench.training.problem import Problem
 from apo_bench.training.rules import TorchRule
@@ -112,7 +112,7 @@ def _regression() -> tuple[Problem, Batch, Tensor, nn.Linear]:
     inputs = torch.randn(30, 4, dtype=torch.float64)
     batch = Batch((inputs,), torch.randn(30, 3, dtype=torch.float64))
     model = nn.Linear(4, 3, bias=False).double()
-    problem = Problem(model, _HalfSquaredError(), PrecisionPolicy(Precision.FP32, CPU), lambda: batch)
+    problem = Problem(model, SquaredError(), PrecisionPolicy(Precision.FP32, CPU), lambda: batch)
     return problem, batch, inputs.mT @ inputs / 30, model
 
 

@@ -1,5 +1,6 @@
 """Objectives and metrics: how outputs are compared with targets, and with other outputs."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -18,7 +19,19 @@ class Objective(Protocol):
         ...
 
     def discrepancy(self, new: Tensor, old: Tensor) -> Tensor:
-        """Mean output-space discrepancy ρ(new, old) over the batch; 0 with zero gradient at ``new = old``."""
+        """Mean output-space discrepancy ρ(new, old) over the batch; 0 with zero gradient at ``new = old``.
+
+        Differentiable in both arguments: with their roles swapped it is the discrepancy in the other direction.
+        """
+        ...
+
+    def hessian_square_root(self, outputs: Tensor) -> Iterator[Tensor]:
+        """Square root of the Hessian of each example's negative log-likelihood in its outputs (for the exact GGN).
+
+        Yields:
+            Detached tensors v_c in the shape of ``outputs``, float32 or wider, with Σ_c v_c v_cᵀ = ∂²(−log p) / ∂f² for
+            each example by itself: the mean over the batch is not in it. One at a time, as C may be large.
+        """
         ...
 
     def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
@@ -50,6 +63,15 @@ class CrossEntropy:
             reduction="batchmean",
         )
 
+    def hessian_square_root(self, outputs: Tensor) -> Iterator[Tensor]:
+        """√p_c (e_c − p) for each class c: the columns of diag(√p) − p √pᵀ, whose square is diag(p) − p pᵀ."""
+        p_BC = _wide(outputs.detach()).softmax(dim=-1)
+        for c in range(p_BC.shape[-1]):
+            root_B = p_BC[:, c].sqrt()
+            column_BC = p_BC * -root_B.unsqueeze(1)
+            column_BC[:, c] += root_B
+            yield column_BC
+
     def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """One label an example, drawn from the softmax; ``generator`` lives on the outputs' device."""
         probabilities = _wide(outputs.detach()).softmax(dim=-1)
@@ -58,6 +80,110 @@ class CrossEntropy:
     def normalizer(self, batch: Batch) -> int:
         """Examples."""
         return batch.size
+
+
+class SquaredError:
+    """Half squared error: the negative log-likelihood of a Gaussian of unit variance, without its constant.
+
+    Outputs and targets have the same shape, the batch first; the error is summed over all other dimensions. 16-bit
+    outputs become float32.
+
+    >>> batch = Batch((), torch.tensor([[1.0, 2.0], [0.0, 0.0]]))
+    >>> float(SquaredError().loss(torch.zeros(2, 2), batch))
+    1.25
+    """
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean over the examples of ½ ‖f − t‖².
+
+        Raises:
+            ValueError: Outputs and targets differ in shape; broadcasting them would compare each with every other.
+        """
+        return _half_squared_distance(outputs, _of_shape(outputs, batch.targets))
+
+    def discrepancy(self, new: Tensor, old: Tensor) -> Tensor:
+        """Mean of ½ ‖new − old‖², the KL divergence of both Gaussians in either direction."""
+        return _half_squared_distance(new, old)
+
+    def hessian_square_root(self, outputs: Tensor) -> Iterator[Tensor]:
+        """Unit vectors: the Hessian is the identity."""
+        ones = torch.ones_like(_wide(outputs.detach()))
+        return _one_output_at_a_time(ones)
+
+    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Outputs plus standard normal noise; ``generator`` lives on the outputs' device."""
+        mean = _wide(outputs.detach())
+        return mean + torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+
+    def normalizer(self, batch: Batch) -> int:
+        """Examples."""
+        return batch.size
+
+
+class BernoulliCrossEntropy:
+    """Cross-entropy of independent Bernoulli variables, with outputs as logits and targets in [0, 1].
+
+    Outputs and targets have the same shape, the batch first; the sum is over all other dimensions. With targets between
+    0 and 1 (grey values) the smallest loss is their entropy and not 0. 16-bit logits become float32.
+
+    >>> batch = Batch((), torch.tensor([[1.0, 0.5]]))
+    >>> round(float(BernoulliCrossEntropy().loss(torch.zeros(1, 2), batch)), 4)  # 2 log 2
+    1.3863
+    """
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean over the examples of −Σ (t log σ(f) + (1 − t) log σ(−f)).
+
+        Raises:
+            ValueError: Outputs and targets differ in shape.
+        """
+        logits = _wide(outputs)
+        targets = _of_shape(outputs, batch.targets).to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
+
+    def discrepancy(self, new: Tensor, old: Tensor) -> Tensor:
+        """Mean of KL(old ‖ new) = Σ σ(old) log(σ(old) / σ(new)) + σ(−old) log(σ(−old) / σ(−new)).
+
+        No logarithm of a rounded probability is taken, so that saturated units give finite numbers.
+        """
+        new, old = _wide(new), _wide(old)
+        one = torch.sigmoid(old) * (F.logsigmoid(old) - F.logsigmoid(new))
+        zero = torch.sigmoid(-old) * (F.logsigmoid(-old) - F.logsigmoid(-new))
+        return (one + zero).sum() / len(new)
+
+    def hessian_square_root(self, outputs: Tensor) -> Iterator[Tensor]:
+        """√(p (1 − p)) e_c for each output c."""
+        logits = _wide(outputs.detach())
+        return _one_output_at_a_time((torch.sigmoid(logits) * torch.sigmoid(-logits)).sqrt())
+
+    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """0 or 1 for each output, in floating point; ``generator`` lives on the outputs' device."""
+        return torch.bernoulli(torch.sigmoid(_wide(outputs.detach())), generator=generator)
+
+    def normalizer(self, batch: Batch) -> int:
+        """Examples."""
+        return batch.size
+
+
+def _of_shape(outputs: Tensor, targets: Tensor) -> Tensor:
+    if targets.shape != outputs.shape:
+        raise ValueError(
+            f"targets of shape {tuple(targets.shape)} for outputs of shape {tuple(outputs.shape)}: give both one shape"
+        )
+    return targets
+
+
+def _half_squared_distance(one: Tensor, other: Tensor) -> Tensor:
+    return 0.5 * (_wide(one) - _wide(other)).square().sum() / len(one)
+
+
+def _one_output_at_a_time(diagonal: Tensor) -> Iterator[Tensor]:
+    """``diagonal`` at output c and 0 elsewhere, for each output c of an example."""
+    flat_BC = diagonal.flatten(1)
+    for c in range(flat_BC.shape[1]):
+        column_BC = torch.zeros_like(flat_BC)
+        column_BC[:, c] = flat_BC[:, c]
+        yield column_BC.view_as(diagonal)
 
 
 class Metric(Protocol):

@@ -125,6 +125,10 @@ class Problem:
         """Mean output-space discrepancy ρ(new, old)."""
         return self.objective.discrepancy(new, old)
 
+    def hessian_square_root(self, outputs: Tensor) -> Iterator[Tensor]:
+        """Tensors v_c in the outputs' shape, Σ_c v_c v_cᵀ the Hessian of each example's loss in its outputs."""
+        return self.objective.hessian_square_root(outputs)
+
     def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Targets drawn from the model's predictive distribution."""
         return self.objective.sample_targets(outputs, generator)

@@ -1,0 +1,118 @@
+"""Objectives: stable in 16 bit and at saturated logits, discrepancies as torch's distributions have them."""
+
+import doctest
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Distribution, Normal, kl_divergence
+
+import apo_bench
+from apo_bench.data.examples import Batch
+from apo_bench.training import objectives
+from apo_bench.training.objectives import BernoulliCrossEntropy, CrossEntropy, Objective, SquaredError
+
+OBJECTIVES: dict[str, tuple[Objective, Callable[[Tensor], Distribution]]] = {
+    "CrossEntropy": (CrossEntropy(), lambda f: Categorical(logits=f)),
+    "SquaredError": (SquaredError(), lambda f: Normal(f, 1.0)),
+    "BernoulliCrossEntropy": (BernoulliCrossEntropy(), lambda f: Bernoulli(logits=f)),
+}
+
+
+def test_docstring_examples() -> None:
+    assert doctest.testmod(objectives).failed == 0
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_plugin_finds_it_at_the_front_door(name: str) -> None:
+    assert getattr(apo_bench, name) is type(OBJECTIVES[name][0])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_loss_is_the_mean_negative_log_likelihood(name: str) -> None:
+    """Up to the Gaussian's constant, which cancels in a difference."""
+    objective, distribution = OBJECTIVES[name]
+    outputs, others = torch.randn(2, 5, 3, dtype=torch.float64)
+    targets = distribution(others).sample()
+    got = objective.loss(outputs, Batch((), targets)) - objective.loss(others, Batch((), targets))
+    expected = (distribution(others).log_prob(targets) - distribution(outputs).log_prob(targets)).sum() / 5
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_discrepancy_is_the_kl_divergence_from_old_to_new(name: str) -> None:
+    objective, distribution = OBJECTIVES[name]
+    new, old = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    got = objective.discrepancy(new, old)
+    expected = kl_divergence(distribution(old), distribution(new)).sum() / 5
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    for argument in (new, old):
+        (one,) = torch.autograd.grad(got, argument, retain_graph=True)
+        (other,) = torch.autograd.grad(expected, argument, retain_graph=True)
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_sampled_targets_follow_the_model(name: str) -> None:
+    """The second moment of the loss's gradient over sampled targets is its Hessian: both are the Fisher matrix."""
+    objective, _ = OBJECTIVES[name]
+    one = torch.tensor([0.5, -1.0, 1.5], dtype=torch.float64)
+    count = 200_000
+    outputs = one.expand(count, 3).clone().requires_grad_()
+    targets = objective.sample_targets(outputs, torch.Generator().manual_seed(0))
+    assert not targets.requires_grad
+    (gradients,) = torch.autograd.grad(objective.loss(outputs, Batch((), targets)) * count, outputs)
+    columns = torch.stack([column[0] for column in objective.hessian_square_root(outputs[:1])])
+    torch.testing.assert_close(gradients.mT @ gradients / count, columns.mT @ columns, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_16_bit_outputs_are_compared_in_float32(name: str, dtype: torch.dtype) -> None:
+    """A sum over 4096 outputs of an error of 5 each would overflow in fp16."""
+    objective, distribution = OBJECTIVES[name]
+    outputs = (torch.randn(8, 4096) * 5.0).to(dtype)
+    targets = distribution(outputs.float()).sample()
+    batch = Batch((), targets)
+    assert objective.loss(outputs, batch).dtype is torch.float32
+    assert objective.loss(outputs, batch) == objective.loss(outputs.float(), batch)
+    assert objective.discrepancy(outputs, -outputs) == objective.discrepancy(outputs.float(), -outputs.float())
+    assert next(iter(objective.hessian_square_root(outputs))).dtype is torch.float32
+    assert objective.sample_targets(outputs, torch.Generator().manual_seed(0)).dtype is not dtype
+
+
+@pytest.mark.parametrize("objective", [CrossEntropy(), BernoulliCrossEntropy()])
+def test_saturated_logits_give_finite_numbers(objective: Objective) -> None:
+    """Where probabilities are rounded to 0 and 1, whose logarithm would be infinite."""
+    new = torch.tensor([[200.0, -200.0, 0.0]], requires_grad=True)
+    old = torch.tensor([[-200.0, 200.0, 0.0]], requires_grad=True)
+    value = objective.discrepancy(new, old)
+    assert value.item() == pytest.approx(400.0)
+    assert all(bool(part.isfinite().all()) for part in torch.autograd.grad(value, [new, old]))
+    same = objective.discrepancy(new, new.detach())
+    (gradient,) = torch.autograd.grad(same, new)
+    assert same.item() == 0.0
+    assert float(gradient.abs().max()) < 1e-7
+    assert all(bool(column.isfinite().all()) for column in objective.hessian_square_root(new))
+
+
+@pytest.mark.parametrize("objective", [SquaredError(), BernoulliCrossEntropy()])
+def test_outputs_of_more_dimensions_are_summed_over_all(objective: Any) -> None:
+    outputs, other = torch.randn(2, 4, 2, 3, dtype=torch.float64)
+    targets = torch.rand(4, 2, 3, dtype=torch.float64)
+    flat = Batch((), targets.flatten(1))
+    torch.testing.assert_close(objective.loss(outputs, Batch((), targets)), objective.loss(outputs.flatten(1), flat))
+    torch.testing.assert_close(
+        objective.discrepancy(outputs, other), objective.discrepancy(outputs.flatten(1), other.flatten(1))
+    )
+    columns = list(objective.hessian_square_root(outputs))
+    assert len(columns) == 6
+    assert all(column.shape == outputs.shape for column in columns)
+
+
+@pytest.mark.parametrize("objective", [SquaredError(), BernoulliCrossEntropy()])
+def test_targets_that_would_broadcast_are_refused(objective: Any) -> None:
+    with pytest.raises(ValueError, match=r"targets of shape \(4,\) for outputs of shape \(4, 1\): give both one"):
+        objective.loss(torch.zeros(4, 1), Batch((), torch.zeros(4)))
