@@ -3,6 +3,9 @@
 Only K = 10, the RMSprop meta-optimizer with rate 0.1 and the initial learning rates (0.1 for SGD and SGDm, 3e-4 for
 RMSprop and Adam) are recalled from the paper, and not verified. λ_FSD and λ_WSD are ours: 0.3 had the best validation
 accuracy of 0.3, 1, 3 and 10 (LeNet on Fashion-MNIST-20k, 5 epochs, tuning seed 100, around SGD, SGDm and Adam).
+
+``reverse_kl`` takes KL(new ‖ old) as the function-space discrepancy instead of KL(old ‖ new); ``extra_batch`` is the
+number of examples on which it is taken, 0 for as many as a step's batch has.
 """
 
 import dataclasses
@@ -27,6 +30,8 @@ class APOSGD:
     meta_optimizer: str = hyperparameter("rmsprop")
     fsd: float = hyperparameter(0.3, search=Search(1e-2, 1e2, log=True), symbol="λ_FSD")
     wsd: float = hyperparameter(0.0, symbol="λ_WSD")
+    reverse_kl: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
+    extra_batch: int = hyperparameter(0, symbol="|B′|")
     interval: int = hyperparameter(10, symbol="K")
     weight_decay: float = hyperparameter(0.0, search=Search(1e-6, 1e-2, log=True), symbol="λ")
 
@@ -61,7 +66,7 @@ def _around(problem: Problem, h: APOSGD, base: Callable[..., torch.optim.Optimiz
     return APOLR(
         problem,
         base(problem.parameters, lr=h.lr, weight_decay=h.weight_decay, foreach=True, **fields),
-        weights=ProximalWeights(fsd=h.fsd, wsd=h.wsd),
+        weights=ProximalWeights(fsd=h.fsd, wsd=h.wsd, reverse=h.reverse_kl, extra=h.extra_batch or None),
         meta_lr=h.meta_lr,
         meta_optimizer=MetaOptimizer(h.meta_optimizer),
         interval=h.interval,

@@ -3,6 +3,8 @@
     Q(φ) = J_B(θ′) + λ_FSD ρ(f(x̃; θ′), f(x̃; θ)) + (λ_WSD / 2) ‖θ′ − θ‖²,   θ′ = u(θ, φ, B)    [poster, APO algorithm]
 
 with the loss term on the batch B that gave the gradient and the function-space discrepancy (FSD) on another batch B′.
+For a loss that is a likelihood the FSD is KL(old ‖ new), or KL(new ‖ old) on demand; near θ both are half the squared
+length of θ′ − θ in the Fisher metric.
 Since the gradient g = ∇J_B(θ) does not depend on φ, ∇_φ Q = (∂θ′/∂φ)ᵀ q with q = ∇_{θ′} Q: one ordinary backward pass
 at θ′, no second derivative and no unrolled graph.
 """
@@ -13,25 +15,34 @@ import torch
 from torch import Tensor
 
 from apo_bench.data.examples import Batch
+from apo_bench.errors import UsageError
 from apo_bench.training.problem import Gradients, Problem
 
 
 @dataclasses.dataclass(frozen=True)
 class ProximalWeights:
-    """Weights of the two proximity terms.
+    """Weights of the two proximity terms, and how the first is taken.
 
     Attributes:
         fsd: λ_FSD, of the function-space discrepancy.
         wsd: λ_WSD, of the weight-space discrepancy.
+        reverse: Whether the discrepancy is ρ(old, new), for a likelihood KL(new ‖ old), instead of ρ(new, old), which
+            is KL(old ‖ new).
+        extra: How many examples of B′ are used, the first ones of the batch that is drawn; `None` for all. The
+            discrepancy stays a mean over examples, so that λ_FSD keeps its meaning.
     """
 
     fsd: float
     wsd: float
+    reverse: bool = False
+    extra: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse negative weights."""
+        """Refuse negative weights and an empty B′."""
         if self.fsd < 0 or self.wsd < 0:
             raise ValueError(f"weights of a proximal objective are not negative: {self}")
+        if self.extra is not None and self.extra < 1:
+            raise ValueError(f"the additional batch has at least one example: {self}")
 
 
 class ProximalObjective:
@@ -46,6 +57,9 @@ class ProximalObjective:
         batch: B.
         random_state: `Problem.random_state` as it was before the caller's forward pass over B.
         weights: λ_FSD and λ_WSD. Without λ_FSD no batch B′ is drawn.
+
+    Raises:
+        UsageError: More examples of B′ are wanted than a batch has.
     """
 
     def __init__(
@@ -58,7 +72,7 @@ class ProximalObjective:
         self._start = [parameter.detach().clone() for parameter in problem.parameters]
         self._other: Batch | None = None
         if weights.fsd > 0:
-            self._other = problem.draw()
+            self._other = _first(problem.draw(), weights.extra)
             with torch.no_grad(), problem.lookahead(random_state):
                 self._old_outputs = problem.outputs(self._other)
 
@@ -83,7 +97,8 @@ class ProximalObjective:
         if self._other is not None:
             with problem.lookahead(self._random_state):
                 ahead = problem.outputs(self._other)
-                objective = objective + weights.fsd * problem.discrepancy(ahead, self._old_outputs)
+                new_old = (self._old_outputs, ahead) if weights.reverse else (ahead, self._old_outputs)
+                objective = objective + weights.fsd * problem.discrepancy(*new_old)
         found = problem.gradients(objective, "meta")
         values = []
         for index, (parameter, start) in enumerate(zip(problem.parameters, self._start, strict=True)):
@@ -96,3 +111,13 @@ class ProximalObjective:
                 q = q.add(now, alpha=decay[index])
             values.append(q)
         return Gradients(tuple(values), found.finite)
+
+
+def _first(batch: Batch, count: int | None) -> Batch:
+    if count is None:
+        return batch
+    if count > batch.size:
+        raise UsageError(
+            f"APO: {count} examples of an additional batch that has {batch.size}; give {batch.size} or fewer"
+        )
+    return Batch(tuple(part[:count] for part in batch.inputs), batch.targets[:count])
