@@ -1,10 +1,17 @@
-"""Linear and convolution layers as matrices, out × in: kernels unfolded, the bias as a last input column."""
+"""Linear and convolution layers as matrices, out × in: kernels unfolded, the bias as a last input column.
 
-from collections.abc import Sequence
+A kernel's columns run over height, width and then channels: unfolding one stored with its channels last copies nothing.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+_MATRIX = 2
+Tensors = Sequence[Tensor] | Mapping[int, Tensor]
+"""Tensors by the place of their parameter."""
 
 
 class Layer(NamedTuple):
@@ -21,6 +28,11 @@ class Layer(NamedTuple):
     bias: int | None
     out_features: int
     in_features: int
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Places of its parameters among the model's."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
 
 def find_layers(model: nn.Module, parameters: Sequence[Tensor]) -> tuple[list[Layer], list[int]]:
@@ -52,19 +64,23 @@ def find_layers(model: nn.Module, parameters: Sequence[Tensor]) -> tuple[list[La
     return layers, list(rest)
 
 
-def to_matrix(layer: Layer, tensors: Sequence[Tensor]) -> Tensor:
-    """The layer's part of ``tensors`` (one for each parameter) as a matrix ``(out, in)``."""
-    matrix = tensors[layer.weight].reshape(layer.out_features, -1)
+def to_matrix(layer: Layer, tensors: Tensors) -> Tensor:
+    """The layer's part of ``tensors`` as a matrix ``(out, in)``."""
+    tensor = tensors[layer.weight]
+    if tensor.ndim > _MATRIX:
+        tensor = tensor.movedim(1, -1)
+    matrix = tensor.reshape(layer.out_features, -1)
     if layer.bias is None:
         return matrix
     return torch.cat([matrix, tensors[layer.bias].unsqueeze(1)], dim=1)
 
 
-def from_matrix(layer: Layer, matrix_OI: Tensor, like: Sequence[Tensor]) -> dict[int, Tensor]:
+def from_matrix(layer: Layer, matrix_OI: Tensor, like: Tensors) -> dict[int, Tensor]:
     """Undo `to_matrix`: tensors by the place of their parameter, in the shapes of ``like``."""
+    shape = like[layer.weight].shape
+    weight = matrix_OI if layer.bias is None else matrix_OI[:, :-1]
+    if len(shape) > _MATRIX:
+        weight = weight.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
     if layer.bias is None:
-        return {layer.weight: matrix_OI.reshape(like[layer.weight].shape)}
-    return {
-        layer.weight: matrix_OI[:, :-1].reshape(like[layer.weight].shape),
-        layer.bias: matrix_OI[:, -1],
-    }
+        return {layer.weight: weight}
+    return {layer.weight: weight, layer.bias: matrix_OI[:, -1]}

@@ -1,16 +1,17 @@
 """What an update rule may see of a run: model, loss, batches and gradients. No validation or test data, no clock."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from apo_bench.data.examples import Batch
 from apo_bench.training.objectives import Objective
 from apo_bench.training.precision import LossScale, PrecisionPolicy
-from apo_bench.training.seeds import random_state, restore_random_state
+from apo_bench.training.seeds import derive, random_state, restore_random_state
 
 
 class StepResult(NamedTuple):
@@ -92,6 +93,7 @@ class Problem:
         precision: Number formats.
         additional: Source of training batches beyond those given to `UpdateRule.step`.
         compile: Whether the model runs through `torch.compile`.
+        seed: Seed of the generators that `generator` makes.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Problem:
         additional: Callable[[], Batch],
         *,
         compile: bool = False,  # noqa: A002 - torch's name
+        seed: int = 0,
     ) -> None:
         self.model = model
         self._forward: Callable[..., Any] = torch.compile(model) if compile else model
@@ -109,12 +112,14 @@ class Problem:
         self.precision = precision
         self.parameters = tuple(parameter for parameter in model.parameters() if parameter.requires_grad)
         self._additional = additional
+        self._seed = seed
         self._scales: dict[str, LossScale] = {}
 
-    def outputs(self, batch: Batch) -> Tensor:
-        """Run the model on a batch under the precision."""
+    def outputs(self, batch: Batch, *, eager: bool = False) -> Tensor:
+        """Run the model on a batch under the precision; ``eager`` without `torch.compile`, which sees no new hooks."""
         with self.precision.forward():
-            out: Tensor = self._forward(*self.precision.cast(batch.inputs))
+            forward = self.model if eager else self._forward
+            out: Tensor = forward(*self.precision.cast(batch.inputs))
             return out
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -167,6 +172,37 @@ class Problem:
         finite = _unscale_(values, scale)
         self._scale(stream).update(finite=finite)
         return Gradients(values, finite)
+
+    def intermediate_gradients(
+        self, loss: Tensor, edges: Sequence[GradientEdge], stream: str = "curvature"
+    ) -> Gradients:
+        """Differentiate a loss with respect to values inside the network, for estimates of curvature.
+
+        Args:
+            loss: Scalar with a graph, which is kept.
+            edges: Places of the values in the graph, from `torch.autograd.graph.get_gradient_edge`.
+            stream: Name of the stream of gradients.
+
+        Returns:
+            Gradients in float32 (or wider), unscaled, one for each edge, and whether all are finite.
+        """
+        scaled = self.precision.loss_scaling
+        scale = self.scale(stream)
+        with self.precision.arithmetic():
+            found = torch.autograd.grad(loss * scale if scaled else loss, edges, retain_graph=True, allow_unused=True)
+        values = tuple(
+            None if value is None else value.to(torch.promote_types(value.dtype, torch.float32)) for value in found
+        )
+        if not scaled:
+            return Gradients(values, finite=True)
+        finite = _unscale_(values, scale)
+        self._scale(stream).update(finite=finite)
+        return Gradients(values, finite)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Make a generator on the model's device for one purpose; the same each time, another for each purpose."""
+        device = self.precision.device
+        return torch.Generator(device).manual_seed(derive(self._seed, "problem", purpose))
 
     def random_state(self) -> dict[str, Tensor]:
         """State of torch's global generators, from which the model draws."""

@@ -21,9 +21,10 @@ class Purpose(StrEnum):
     ADDITIONAL_BATCH_ORDER = "additional-batch-order"
     ADDITIONAL_AUGMENTATION = "additional-augmentation"
     NETWORK = "network"
+    UPDATE_RULE = "update-rule"
 
 
-def derive(seed: int, task: str, purpose: Purpose) -> int:
+def derive(seed: int, task: str, purpose: str) -> int:
     """Return a 63-bit seed for one purpose of one (task, seed)."""
     digest = hashlib.sha256(f"{task}\0{seed}\0{purpose}".encode()).digest()
     return int.from_bytes(digest[:8]) >> 1

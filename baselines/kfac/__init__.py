@@ -1,0 +1,66 @@
+"""KFAC and EKFAC from scratch, with no dependency but torch."""
+
+import dataclasses
+from enum import StrEnum
+from typing import Any
+
+from apo_bench import Competitor, Problem, Search, UpdateRule, hyperparameter
+from baselines.kfac.curvature import CorrectedCurvature
+from baselines.kfac.damping import Damping, Solver
+from baselines.kfac.factors import Sharing
+from baselines.kfac.optimizer import KFAC, Fisher, Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class KFACHyperparameters:
+    """KFAC: Kronecker-factored approximate curvature, with momentum."""
+
+    lr: float = hyperparameter(0.1, search=Search(1e-3, 1.0, log=True), symbol="η")
+    damping: float = hyperparameter(1e-2, search=Search(1e-4, 1.0, log=True), symbol="λ")
+    momentum: float = hyperparameter(0.9, symbol="μ")
+    weight_decay: float = hyperparameter(0.0, search=Search(1e-6, 1e-2, log=True), symbol="λ_wd")
+    factor_interval: int = hyperparameter(10)
+    inverse_interval: int = hyperparameter(10)
+    decay: float = hyperparameter(0.95)
+    kl_clip: float = hyperparameter(1e-3, search=Search(1e-4, 1e-1, log=True), symbol="κ")
+    fisher: str = hyperparameter("true")
+    sharing: str = hyperparameter("expand")
+    solver: str = hyperparameter("cholesky")
+    form: str = hyperparameter("factored")
+
+
+@dataclasses.dataclass(frozen=True)
+class EKFACHyperparameters:
+    """EKFAC: KFAC's eigenvectors with second moments of the gradients in their basis."""
+
+    lr: float = hyperparameter(0.1, search=Search(1e-3, 1.0, log=True), symbol="η")
+    damping: float = hyperparameter(1e-2, search=Search(1e-4, 1.0, log=True), symbol="λ")
+    momentum: float = hyperparameter(0.9, symbol="μ")
+    weight_decay: float = hyperparameter(0.0, search=Search(1e-6, 1e-2, log=True), symbol="λ_wd")
+    factor_interval: int = hyperparameter(10)
+    inverse_interval: int = hyperparameter(10)
+    decay: float = hyperparameter(0.95)
+    kl_clip: float = hyperparameter(1e-3, search=Search(1e-4, 1e-1, log=True), symbol="κ")
+    fisher: str = hyperparameter("true")
+    sharing: str = hyperparameter("expand")
+
+
+def _settings(h: KFACHyperparameters | EKFACHyperparameters) -> Settings:
+    fields: dict[str, Any] = dataclasses.asdict(h)
+    choices: dict[str, type[StrEnum]] = {"fisher": Fisher, "sharing": Sharing, "solver": Solver, "form": Damping}
+    for name, kind in choices.items():
+        if name in fields:
+            fields[name] = kind(fields[name])
+    return Settings(**fields)
+
+
+def _build_kfac(problem: Problem, h: KFACHyperparameters) -> UpdateRule:
+    return KFAC(problem, _settings(h))
+
+
+def _build_ekfac(problem: Problem, h: EKFACHyperparameters) -> UpdateRule:
+    return KFAC(problem, _settings(h), CorrectedCurvature)
+
+
+kfac = Competitor(KFACHyperparameters, _build_kfac, "Martens and Grosse, 2015; Grosse and Martens, 2016 (convolutions)")
+ekfac = Competitor(EKFACHyperparameters, _build_ekfac, "George, Laurent, Bouthillier, Ballas and Vincent, 2018")

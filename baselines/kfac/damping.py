@@ -1,0 +1,115 @@
+"""Damped inverses of A ⊗ G.
+
+Factored Tikhonov damping (Martens and Grosse, 2015, section 6.3) splits λ between the factors,
+
+    (A + π √λ I) ⊗ (G + √λ/π I),    π² = (tr A / dim A) / (tr G / dim G);
+
+unfactored damping, A ⊗ G + λ I, needs the eigenvectors of both.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class NotInvertibleError(ArithmeticError):
+    """A factor has no inverse, or holds numbers that are not finite."""
+
+
+class Damping(StrEnum):
+    """Where λ is added."""
+
+    FACTORED = "factored"
+    UNFACTORED = "unfactored"
+
+
+class Solver(StrEnum):
+    """How the factors are inverted."""
+
+    CHOLESKY = "cholesky"
+    EIGEN = "eigen"
+
+
+class Inverses(NamedTuple):
+    """Damped inverses of both factors."""
+
+    A_inverse_II: Tensor
+    G_inverse_OO: Tensor
+
+    def precondition(self, W_OI: Tensor) -> Tensor:
+        """G⁻¹ W A⁻¹; both orders of the two products cost the same."""
+        return self.G_inverse_OO @ W_OI @ self.A_inverse_II
+
+
+class Eigenbasis(NamedTuple):
+    """Eigenvectors of both factors and the damped inverse eigenvalues of their product."""
+
+    U_A: Tensor
+    U_G: Tensor
+    inverse_OI: Tensor
+
+    def precondition(self, W_OI: Tensor) -> Tensor:
+        """U_G ((U_Gᵀ W U_A) ∘ inverse) U_Aᵀ."""
+        return self.U_G @ ((self.U_G.mT @ W_OI @ self.U_A) * self.inverse_OI) @ self.U_A.mT
+
+
+def split(A_II: Tensor, G_OO: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """π √λ and √λ/π as scalar tensors; π = 1 where a factor vanishes.
+
+    >>> [float(part) for part in split(torch.eye(2) * 4.0, torch.eye(3), 0.25)]
+    [1.0, 0.25]
+    """
+    traces = A_II.diagonal().mean(), G_OO.diagonal().mean()
+    pi = (traces[0] / traces[1]).sqrt()
+    pi = torch.where(pi.isfinite() & (pi > 0), pi, torch.ones_like(pi))
+    root = damping**0.5
+    return pi * root, root / pi
+
+
+def inverse(matrix: Tensor, damping: Tensor) -> Tensor:
+    """(M + d I)⁻¹ of a symmetric positive semidefinite matrix by Cholesky, in float64 where float32 does not do.
+
+    Raises:
+        NotInvertibleError: The damped matrix is not positive definite, or not finite.
+    """
+    for dtype in (matrix.dtype, torch.float64):
+        damped = matrix.to(dtype, copy=True)
+        damped.diagonal().add_(damping)
+        factor, info = torch.linalg.cholesky_ex(damped)
+        if int(info) == 0:
+            found = torch.cholesky_inverse(factor).to(matrix.dtype)
+            if bool(found.isfinite().all()):
+                return found
+    raise NotInvertibleError
+
+
+def damped_inverses(A_II: Tensor, G_OO: Tensor, damping: float) -> Inverses:
+    """Both inverses under factored damping, by Cholesky."""
+    for_A, for_G = split(A_II, G_OO, damping)
+    return Inverses(inverse(A_II, for_A), inverse(G_OO, for_G))
+
+
+def damped_eigenbasis(A_II: Tensor, G_OO: Tensor, damping: float, form: Damping) -> Inverses | Eigenbasis:
+    """The same by eigendecomposition, under either form of damping.
+
+    Factored damping keeps the Kronecker form, so the inverses are formed: two products a step instead of four.
+    """
+    (s_A, U_A), (s_G, U_G) = eigenvectors(A_II), eigenvectors(G_OO)
+    if form is Damping.FACTORED:
+        for_A, for_G = split(A_II, G_OO, damping)
+        return Inverses((U_A / (s_A + for_A)) @ U_A.mT, (U_G / (s_G + for_G)) @ U_G.mT)
+    return Eigenbasis(U_A, U_G, (torch.outer(s_G, s_A) + damping).reciprocal_())
+
+
+def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, not below zero, and eigenvectors of a symmetric positive semidefinite matrix.
+
+    Raises:
+        NotInvertibleError: The matrix is not finite.
+    """
+    if not bool(matrix.isfinite().all()):
+        raise NotInvertibleError
+    values, vectors = torch.linalg.eigh(matrix)
+    return values.clamp_min_(0.0), vectors

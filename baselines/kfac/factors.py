@@ -1,0 +1,113 @@
+"""Kronecker factors of a layer's curvature, as pure functions of tensors.
+
+Every layer with weights is brought to one normal form: for example ``n`` and position ``r`` at which it is shared, an
+input x_nr and an output W x_nr (Linear: r runs over all dimensions between the first and the last; convolution: over
+the places of the kernel, x being what the kernel sees there). With ĝ_nr the gradient of the mean loss in that output,
+
+    A = 1/(N R) Σ_nr x_nr x_nrᵀ,    G = N Σ_nr ĝ_nr ĝ_nrᵀ,    curvature ≈ A ⊗ G,
+
+which for convolutions is KFC (Grosse and Martens, 2016, equations 32 and 34) and for other shared weights the
+*expand* approximation of Eschenhagen et al. (2023, equation 21). Their *reduce* (equation 22) averages the inputs and
+sums the gradients over r first; then R = 1.
+
+Shapes: ``x_NRI`` inputs, ``g_NRO`` gradients of the mean loss, ``A_II``, ``G_OO``, ``S_OI``. With a bias, I counts one
+input more, which is always 1 and never stored.
+"""
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class Sharing(StrEnum):
+    """How the positions that share a weight are treated."""
+
+    EXPAND = "expand"
+    REDUCE = "reduce"
+
+
+def input_rows(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Bring a layer's input to ``x_NRI`` (without the bias's 1).
+
+    A kernel's columns run over height, width, channels.
+    """
+    if not isinstance(module, nn.Conv2d):
+        return inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
+    padding = module._reversed_padding_repeated_twice  # noqa: SLF001 - also holds what padding="same" means
+    if any(padding):
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        inputs = F.pad(inputs, padding, mode=mode)
+    image = inputs.movedim(1, -1)  # N, height, width, channels
+    (batch, height, width, channels), (s_batch, s_height, s_width, s_channels) = image.shape, image.stride()
+    (k_h, k_w), (d_h, d_w), (step_h, step_w) = module.kernel_size, module.dilation, module.stride
+    places_h = (height - d_h * (k_h - 1) - 1) // step_h + 1
+    places_w = (width - d_w * (k_w - 1) - 1) // step_w + 1
+    windows = image.as_strided(
+        (batch, places_h, places_w, k_h, k_w, channels),
+        (s_batch, s_height * step_h, s_width * step_w, s_height * d_h, s_width * d_w, s_channels),
+        image.storage_offset(),
+    )
+    return windows.reshape(batch, places_h * places_w, k_h * k_w * channels)
+
+
+def gradient_rows(module: nn.Module, gradient: Tensor) -> Tensor:
+    """Bring the gradient in a layer's output to ``g_NRO``."""
+    if isinstance(module, nn.Conv2d):
+        gradient = gradient.movedim(1, -1)
+    return gradient.reshape(gradient.shape[0], -1, gradient.shape[-1])
+
+
+def share(x_NRI: Tensor, g_NRO: Tensor, sharing: Sharing) -> tuple[Tensor, Tensor]:
+    """Treat the shared positions: *expand* leaves them, *reduce* averages inputs and sums gradients."""
+    if sharing is Sharing.REDUCE and x_NRI.shape[1] > 1:
+        return x_NRI.mean(1, keepdim=True), g_NRO.sum(1, keepdim=True)
+    return x_NRI, g_NRO
+
+
+def input_factor(x_NRI: Tensor, *, bias: bool) -> Tensor:
+    """A = 1/(N R) Σ x xᵀ, with a last row and column for the bias's 1.
+
+    >>> input_factor(torch.tensor([[[1.0, 2.0]], [[3.0, 0.0]]]), bias=True)
+    tensor([[5., 1., 2.],
+            [1., 2., 1.],
+            [2., 1., 1.]])
+    """
+    rows = x_NRI.flatten(0, 1)
+    count, features = rows.shape
+    if not bias:
+        return (rows.mT @ rows).div_(count)
+    A_II = rows.new_empty(features + 1, features + 1)
+    A_II[:features, :features] = rows.mT @ rows
+    A_II[features, :features] = A_II[:features, features] = rows.sum(0)
+    A_II[features, features] = count
+    return A_II.div_(count)
+
+
+def gradient_factor(g_NRO: Tensor, normalizer: int) -> Tensor:
+    """G = N Σ ĝ ĝᵀ, where N is what the mean loss was divided by."""
+    rows = g_NRO.flatten(0, 1)
+    return (rows.mT @ rows).mul_(normalizer)
+
+
+def squares_in_basis(x_NRI: Tensor, g_NRO: Tensor, U_A: Tensor, U_G: Tensor, normalizer: int, *, bias: bool) -> Tensor:
+    """Second moments of the examples' gradients in a Kronecker basis (George et al., 2018, equation 11).
+
+        S = 1/N Σ_n (U_Gᵀ (Σ_r N ĝ_nr x_nrᵀ) U_A)²,
+
+    the diagonal that is nearest to the Fisher matrix in that basis; ``S_OI``.
+    """
+    x_NRI = torch.add(x_NRI @ U_A[:-1], U_A[-1]) if bias else x_NRI @ U_A
+    g_NRO = g_NRO @ U_G
+    if x_NRI.shape[1] == 1:  # the square of an outer product is the outer product of squares
+        return (g_NRO.squeeze(1).square_().mT @ x_NRI.squeeze(1).square_()).mul_(normalizer)
+    S_OI = torch.zeros(g_NRO.shape[2], x_NRI.shape[2], dtype=x_NRI.dtype, device=x_NRI.device)
+    chunk = max(1, _CHUNK // S_OI.numel())
+    for x, g in zip(torch.split(x_NRI, chunk), torch.split(g_NRO, chunk), strict=True):
+        S_OI += torch.bmm(g.mT, x).square_().sum(0)
+    return S_OI.mul_(normalizer)
+
+
+_CHUNK = 2**22
+"""Numbers in the gradients of the examples that are held at once: 16 MiB in float32."""

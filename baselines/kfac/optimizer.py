@@ -1,0 +1,285 @@
+"""KFAC and EKFAC as update rules.
+
+    θ ← θ − η v,    v ← μ v + ν (A ⊗ G + damping)⁻¹ ∇J + λ_wd θ
+
+Every ``factor_interval`` steps A and G are estimated from the batch and averaged; every ``inverse_interval`` steps they
+are inverted. ν ≤ 1 is the KL clip. EKFAC keeps the eigenvectors of A and G and replaces the eigenvalues. Parameters
+outside linear and convolution layers (normalization) step along their plain gradient.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apo_bench import Batch, Problem, StepResult
+from apo_bench.errors import UsageError
+from apo_bench.optim.layers import Layer, find_layers, from_matrix, to_matrix
+from baselines.kfac import factors
+from baselines.kfac.curvature import KroneckerCurvature, Recipe, Rows
+from baselines.kfac.damping import Damping, Solver
+from baselines.kfac.factors import Sharing
+from baselines.kfac.hooks import Call, recording
+
+
+class Fisher(StrEnum):
+    """From which gradients G is estimated.
+
+    ``TRUE``: of targets drawn from the model's own prediction, one an example. ``EXACT``: of the loss's exact Hessian
+    in the outputs, with a backward pass for each output. ``EMPIRICAL``: of the data's targets.
+    """
+
+    TRUE = "true"
+    EXACT = "exact"
+    EMPIRICAL = "empirical"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Hyperparameters of KFAC and EKFAC.
+
+    Attributes:
+        lr: η.
+        damping: λ.
+        momentum: μ, heavy-ball on the preconditioned gradient.
+        weight_decay: Coefficient of an L2 penalty; enters behind the preconditioner.
+        factor_interval: Steps between two estimates of the factors.
+        inverse_interval: Steps between two inversions.
+        decay: Largest share of the old average that a new estimate leaves.
+        kl_clip: Largest η² ⟨∇J, P ∇J⟩, twice the KL divergence that a step is predicted to cause; 0 for no clip.
+        fisher: From which gradients G is estimated.
+        sharing: How positions that share a weight are treated.
+        solver: How KFAC's factors are inverted.
+        form: Where KFAC's damping is added.
+    """
+
+    lr: float
+    damping: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    factor_interval: int = 10
+    inverse_interval: int = 10
+    decay: float = 0.95
+    kl_clip: float = 0.0
+    fisher: Fisher = Fisher.TRUE
+    sharing: Sharing = Sharing.EXPAND
+    solver: Solver = Solver.CHOLESKY
+    form: Damping = Damping.FACTORED
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        for name, holds, mend in (
+            ("lr", self.lr > 0, "above 0"),
+            ("damping", self.damping > 0, "above 0"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("decay", 0 <= self.decay < 1, "in [0, 1)"),
+            ("kl_clip", self.kl_clip >= 0, "0 or more"),
+            ("factor_interval", self.factor_interval >= 1, "1 or more"),
+            ("inverse_interval", self.inverse_interval >= 1, "1 or more"),
+        ):
+            if not holds:
+                raise UsageError(f"KFAC: {name} {getattr(self, name)} makes no sense; give one {mend}")
+        if self.solver is Solver.CHOLESKY and self.form is Damping.UNFACTORED:
+            raise UsageError("KFAC: unfactored damping needs eigenvectors; give solver 'eigen', or form 'factored'")
+
+
+class KFAC:
+    """SGD with momentum, preconditioned by Kronecker-factored curvature (Martens and Grosse, 2015).
+
+    Args:
+        problem: What is minimized.
+        settings: Hyperparameters.
+        curvature: What is kept of each layer; `CorrectedCurvature` makes it EKFAC.
+    """
+
+    def __init__(
+        self, problem: Problem, settings: Settings, curvature: type[KroneckerCurvature] = KroneckerCurvature
+    ) -> None:
+        self.problem = problem
+        self.settings = settings
+        self.steps = 0
+        self.layers, _ = find_layers(problem.model, problem.parameters)
+        self._modules = _modules_of(self.layers, problem)
+        recipe = Recipe(settings.damping, settings.decay, settings.solver, settings.form)
+        self.curvatures = [
+            curvature(recipe, bias=layer.bias is not None, storage=problem.parameters[layer.weight].dtype)
+            for layer in self.layers
+        ]
+        self._velocity: dict[int, Tensor] = {}
+        self._generator = problem.generator("curvature")
+        self._factor = 1.0
+        self._clip: Tensor | None = None
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Use ``factor`` times the learning rate from now on."""
+        self._factor = factor
+
+    def step(self, batch: Batch) -> StepResult:
+        """Estimate and invert the curvature where that is due, and step along the preconditioned gradient.
+
+        An overflow of the curvature's gradients skips the estimate; only where there is none yet, it skips the step.
+        """
+        problem = self.problem
+        first = all(curvature.estimates == 0 for curvature in self.curvatures)
+        due = bool(self.layers) and (first or self.steps % self.settings.factor_interval == 0)
+        rows: list[Rows | None] | None = None
+        if due:
+            with recording(self._modules) as calls:
+                outputs = problem.outputs(batch, eager=True)
+            loss = problem.loss(outputs, batch)
+            rows = self._rows(calls, outputs, loss, batch)
+            if rows is None and first:
+                return StepResult(loss.detach(), applied=False)
+        else:
+            outputs = problem.outputs(batch)
+            loss = problem.loss(outputs, batch)
+        gradients = problem.gradients(loss)
+        if not gradients.finite:
+            return StepResult(loss.detach(), applied=False)
+        with torch.no_grad():
+            self._update_curvature(rows, invert=first or self.steps % self.settings.inverse_interval == 0)
+            self._move(gradients.values)
+        self.steps += 1
+        return StepResult(loss.detach(), applied=True)
+
+    def _rows(self, calls: Sequence[Call], outputs: Tensor, loss: Tensor, batch: Batch) -> list[Rows | None] | None:
+        """Inputs and output gradients of every layer, where the loss reaches it; `None` after an overflow."""
+        problem = self.problem
+        edges = [call.output for call in calls]
+        found: list[tuple[Tensor | None, ...]] = []
+        for curvature_loss in self._curvature_losses(outputs, loss, batch):
+            gradients = problem.intermediate_gradients(curvature_loss, edges)
+            if not gradients.finite:
+                return None
+            found.append(gradients.values)
+        with torch.no_grad():
+            return [self._rows_of(layer, calls, found, problem.normalizer(batch)) for layer in self.layers]
+
+    def _curvature_losses(self, outputs: Tensor, loss: Tensor, batch: Batch) -> Iterator[Tensor]:
+        """Losses, the second moments of whose gradients add up to G."""
+        problem = self.problem
+        match self.settings.fisher:
+            case Fisher.TRUE:
+                yield problem.loss(outputs, batch._replace(targets=problem.sample_targets(outputs, self._generator)))
+            case Fisher.EMPIRICAL:
+                yield loss
+            case Fisher.EXACT:
+                wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+                for column in problem.hessian_square_root(outputs.detach()):
+                    yield (wide * column).sum() / problem.normalizer(batch)
+
+    def _rows_of(
+        self, layer: Layer, calls: Sequence[Call], found: Sequence[Sequence[Tensor | None]], normalizer: int
+    ) -> Rows | None:
+        """One layer's rows: further calls of it are further positions, further losses further examples."""
+        weight = self.problem.parameters[layer.weight]
+        inputs, gradients = [], []
+        for place, call in enumerate(calls):
+            reached = [values[place] for values in found]
+            if call.module.weight is weight and all(value is not None for value in reached):
+                x_NRI = factors.input_rows(call.module, call.inputs)
+                inputs.append(x_NRI.to(torch.promote_types(x_NRI.dtype, torch.float32)))
+                gradients.append(torch.cat([factors.gradient_rows(call.module, g) for g in reached if g is not None]))
+        if not inputs:
+            return None
+        x_NRI, g_NRO = torch.cat(inputs, dim=1), torch.cat(gradients, dim=1)
+        return Rows(*factors.share(x_NRI, g_NRO, self.settings.sharing), normalizer)
+
+    def _update_curvature(self, rows: Sequence[Rows | None] | None, *, invert: bool) -> None:
+        for place, curvature in enumerate(self.curvatures):
+            own = rows[place] if rows is not None else None
+            if own is not None:
+                curvature.average(own)
+            if invert:
+                curvature.refresh()
+            if own is not None:
+                curvature.correct(own)
+
+    def _move(self, gradients: Sequence[Tensor | None]) -> None:
+        """Take the step; parameters that the loss does not reach stay."""
+        settings = self.settings
+        directions = {place: gradient for place, gradient in enumerate(gradients) if gradient is not None}
+        self._precondition(directions)
+        parameters: list[Tensor] = [self.problem.parameters[place] for place in directions]
+        updates = list(directions.values())
+        if settings.weight_decay:
+            updates = list(torch._foreach_add(updates, parameters, alpha=settings.weight_decay))  # noqa: SLF001
+        if settings.momentum:
+            velocities = [
+                self._velocity.setdefault(place, torch.zeros_like(self.problem.parameters[place]))
+                for place in directions
+            ]
+            torch._foreach_mul_(velocities, settings.momentum)
+            torch._foreach_add_(velocities, updates)
+            updates = velocities
+        torch._foreach_add_(parameters, updates, alpha=-settings.lr * self._factor)
+
+    def _precondition(self, directions: dict[int, Tensor]) -> None:
+        """Replace the gradients of layers by ν P ∇J; ν belongs to the declared rate, and schedules act on the rest."""
+        whole = [
+            (layer, curvature)
+            for layer, curvature in zip(self.layers, self.curvatures, strict=True)
+            if all(place in directions for place in layer.places)
+        ]
+        found, products = [], []
+        with self.problem.precision.arithmetic():
+            for layer, curvature in whole:
+                W_OI = to_matrix(layer, directions)
+                found.append(curvature.precondition(W_OI))
+                if self.settings.kl_clip:
+                    products.append((found[-1] * W_OI).sum(dtype=torch.promote_types(W_OI.dtype, torch.float32)))
+        if products:
+            predicted = torch.stack(products).sum().clamp_min(torch.finfo(torch.float32).tiny)
+            self._clip = (self.settings.kl_clip / (self.settings.lr**2 * predicted)).sqrt().clamp_max(1.0)
+            torch._foreach_mul_(found, self._clip.to(found[0].dtype))
+        for (layer, _), matrix in zip(whole, found, strict=True):
+            directions.update(from_matrix(layer, matrix, directions))
+
+    def readings(self) -> Mapping[str, float]:
+        """The factor ν of the last step, where there is a KL clip."""
+        return {} if self._clip is None else {"kl_clip_factor": float(self._clip)}
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """The parameters are judged as they are."""
+        return contextlib.nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Momentum, factors, inverses, the generator of the Fisher's targets and the counters."""
+        return {
+            "velocity": [self._velocity.get(place) for place in range(len(self.problem.parameters))],
+            "curvatures": [
+                {"tensors": curvature.tensors(), "estimates": curvature.estimates} for curvature in self.curvatures
+            ],
+            "generator": self._generator.get_state(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        self._velocity = {
+            place: saved.to(self.problem.parameters[place], copy=True)
+            for place, saved in enumerate(state["velocity"])
+            if saved is not None
+        }
+        for curvature, saved in zip(self.curvatures, state["curvatures"], strict=True):
+            curvature.load(saved["tensors"], saved["estimates"])
+        self._generator.set_state(state["generator"].cpu())
+        self.steps = state["steps"]
+
+    def state_tensors(self) -> Mapping[str, Iterable[Tensor]]:
+        """Momentum, and what is kept of the curvature."""
+        return {
+            "optimizer": list(self._velocity.values()),
+            "curvature": [tensor for curvature in self.curvatures for tensor in curvature.tensors().values()],
+        }
+
+
+def _modules_of(layers: Iterable[Layer], problem: Problem) -> list[nn.Module]:
+    """Modules that use the layers' weights; a shared weight has several."""
+    weights = {id(problem.parameters[layer.weight]) for layer in layers}
+    kinds = (nn.Linear, nn.Conv2d)
+    return [module for module in problem.model.modules() if isinstance(module, kinds) and id(module.weight) in weights]
