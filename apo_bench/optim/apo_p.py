@@ -6,9 +6,18 @@ with m the heavy-ball average of the gradients. Every K steps the step just take
 gives the gradient of A, B and S in closed form (`kronecker.meta_gradient`), they take a step of Adam, and the
 parameters move to the step that the new P makes of the same m. No covariance, no eigendecomposition, no inverse.
 
-Momentum is applied before P, and is dampened by default (m ← μ m + (1 − μ) g): the lookahead sees one step, but plain
-heavy-ball momentum multiplies the displacement by up to 1 / (1 − μ), for which P would be too long. Layers are linear
-and convolution layers with their bias as an input column; all other parameters (normalization) step with P = I.
+Momentum is applied before P, so that the lookahead sees P times all of m, and is dampened by default (m ← μ m +
+(1 − μ) g), so that P = I starts with steps as long as those of SGD. At a frozen θ and a linearized loss, with
+independent gradients of mean ḡ and second moment Σ, M = λ_FSD G + λ_WSD I and a = μ / (1 − μ), the best P is then
+
+    P* = (1 + μ) M⁻¹ (Σ + a ḡ ḡᵀ) (Σ + 2 a ḡ ḡᵀ)⁻¹,
+
+M⁻¹ where the mean dominates and (1 + μ) M⁻¹ where noise does; all steps together move θ by P g for each gradient.
+Without dampening P* is 1 − μ times as long and makes the same steps. With momentum after P (v ← μ v + P g) it would be
+M⁻¹ Σ (Σ + a ḡ ḡᵀ)⁻¹, and noise would move θ by M⁻¹ g / (1 − μ).
+
+Layers are linear and convolution layers with their bias as an input column; all other parameters (normalization) step
+with P = I.
 """
 
 import contextlib
