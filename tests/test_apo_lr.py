@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
-from apo_bench.optim.apo_lr import APOLR, MetaOptimizer, check_linear
+from apo_bench.optim.apo_lr import APOLR, check_linear
+from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
 from apo_bench.spec import Precision
 from apo_bench.training.objectives import CrossEntropy, SquaredError

@@ -12,9 +12,10 @@ from torch.func import functional_call
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
 from apo_bench.optim import kronecker
-from apo_bench.optim.apo_p import APOP
+from apo_bench.optim.apo_p import APOP, Structure
 from apo_bench.optim.kronecker import Factors, damped_kfac, dense
 from apo_bench.optim.layers import find_layers, from_matrix, to_matrix
+from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalWeights
 from apo_bench.spec import Precision
 from apo_bench.training.objectives import CrossEntropy, SquaredError
@@ -274,3 +275,40 @@ def test_frozen_and_unused_parameters_stay() -> None:
 def test_numbers_that_make_no_sense_are_refused() -> None:
     with pytest.raises(UsageError, match=r"APO-P: interval 0, .* makes no sense"):
         APOP(_problem(_network()), lr=0.1, weights=WEIGHTS, interval=0)
+
+
+def test_channels_and_space_factored_learn_too_and_hold_less() -> None:
+    """A convolution of 1 channel, 9 places and a bias: 1² + 9² instead of 10²."""
+    problem = _problem(_network())
+    rule = APOP(problem, lr=0.1, weights=WEIGHTS, meta_lr=1e-2, interval=1, structure=Structure.SPATIAL)
+    start = copy.deepcopy(problem.model.state_dict())
+    for seed in range(4):
+        rule.step(_batch(seed))
+    assert not torch.equal(start["0.weight"], problem.model.state_dict()["0.weight"])
+    assert rule.readings()["distance_from_identity_0"] > 1e-3
+    held = sum(tensor.numel() for tensor in rule.state_tensors()["preconditioner"])
+    assert held == (1 + 81 + 4**2 + 4 * 10) + (65**2 + 3**2 + 3 * 65)
+
+
+@pytest.mark.parametrize("structure", Structure)
+def test_the_unrolled_step_with_either_structure(structure: Structure) -> None:
+    """T6 for P's part of the update: the meta-gradient that Adam gets is that of ⟨q, θ′⟩."""
+    problem = _problem(_network(dropout=0.0).double(), dtype=torch.float64)
+    rule = APOP(problem, lr=0.2, weights=WEIGHTS, meta_lr=1e-3, interval=1, structure=structure)
+    for seed in range(3):
+        rule.step(_batch(seed, torch.float64))
+    factors = type(rule.factors[0])._make(part.detach().requires_grad_() for part in rule.factors[0])
+    G, q = torch.randn(2, *factors.S_OI.shape, dtype=torch.float64)
+    expected = torch.autograd.grad((-0.2 * kronecker.precondition(factors, G) * q).sum(), list(factors))
+    got = kronecker.meta_gradient(rule.factors[0], G, q, 0.2)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("meta_optimizer", MetaOptimizer)
+def test_every_meta_optimizer_moves_p(meta_optimizer: MetaOptimizer) -> None:
+    problem = _problem(_network())
+    rule = APOP(problem, lr=0.1, weights=WEIGHTS, meta_lr=1e-2, interval=1, meta_optimizer=meta_optimizer)
+    for seed in range(4):
+        rule.step(_batch(seed))
+    assert rule.readings()["distance_from_identity_1"] > 1e-4

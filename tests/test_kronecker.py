@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 
 from apo_bench.optim import kronecker
-from apo_bench.optim.kronecker import Factors, damped_kfac, dense, identity, meta_gradient, precondition
+from apo_bench.optim.kronecker import (
+    Factors,
+    SpatialFactors,
+    damped_kfac,
+    dense,
+    distance_from_identity,
+    identity,
+    meta_gradient,
+    precondition,
+    spatial_identity,
+)
 
 SHAPES = [(4, 3), (3, 4), (1, 5), (5, 1), (2, 2)]
 
@@ -92,6 +102,56 @@ def test_leading_dimensions_are_independent_layers() -> None:
     gradients = meta_gradient(factors, gradient, q, 0.1)
     for layer in range(5):
         one = Factors(*(part[layer] for part in factors))
+        torch.testing.assert_close(together[layer], precondition(one, gradient[layer]))
+        for all_layers, single in zip(gradients, meta_gradient(one, gradient[layer], q[layer], 0.1), strict=True):
+            torch.testing.assert_close(all_layers[layer], single)
+
+
+SPATIAL = [(3, 4, 2, 0), (2, 9, 3, 1), (5, 4, 1, 1), (1, 1, 3, 0)]
+"""Outputs, places of the kernel, channels, bias."""
+
+
+def _spatial(out_features: int, places: int, channels: int, bias: int, *batch: int) -> SpatialFactors:
+    return SpatialFactors(
+        torch.randn(*batch, channels, channels, dtype=torch.float64),
+        torch.randn(*batch, places, places, dtype=torch.float64),
+        torch.randn(*batch, out_features, out_features, dtype=torch.float64),
+        torch.randn(*batch, out_features, places * channels + bias, dtype=torch.float64),
+    )
+
+
+@pytest.mark.parametrize("shape", SPATIAL)
+def test_channels_and_space_factored_equal_the_full_structure_with_that_a(shape: tuple[int, int, int, int]) -> None:
+    out_features, places, channels, bias = shape
+    factors = _spatial(*shape)
+    full = Factors(factors.A_II, factors.B_OO, factors.S_OI)
+    gradient = torch.randn(out_features, places * channels + bias, dtype=torch.float64)
+    torch.testing.assert_close(precondition(factors, gradient), precondition(full, gradient), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(dense(factors), dense(full), rtol=1e-11, atol=1e-11)
+    assert distance_from_identity(factors) == pytest.approx(distance_from_identity(full), rel=1e-10)
+    start = spatial_identity(
+        out_features, places * channels + bias, places, dtype=torch.float64, device=torch.device("cpu")
+    )
+    assert torch.equal(precondition(start, gradient), gradient)
+    assert distance_from_identity(start) == 0.0
+
+
+@pytest.mark.parametrize("shape", SPATIAL)
+def test_t6_the_closed_form_of_the_factored_structure(shape: tuple[int, int, int, int]) -> None:
+    factors = SpatialFactors(*(part.requires_grad_() for part in _spatial(*shape)))
+    gradient, q = torch.randn(2, *factors.S_OI.shape, dtype=torch.float64)
+    expected = torch.autograd.grad((-0.3 * precondition(factors, gradient) * q).sum(), list(factors))
+    got = meta_gradient(SpatialFactors(*(part.detach() for part in factors)), gradient, q, 0.3)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_leading_dimensions_of_the_factored_structure_are_independent_layers() -> None:
+    factors = _spatial(3, 4, 2, 1, 5)
+    gradient, q = torch.randn(2, 5, 3, 9, dtype=torch.float64)
+    together, gradients = precondition(factors, gradient), meta_gradient(factors, gradient, q, 0.1)
+    for layer in range(5):
+        one = SpatialFactors(*(part[layer] for part in factors))
         torch.testing.assert_close(together[layer], precondition(one, gradient[layer]))
         for all_layers, single in zip(gradients, meta_gradient(one, gradient[layer], q[layer], 0.1), strict=True):
             torch.testing.assert_close(all_layers[layer], single)

@@ -115,7 +115,8 @@ def test_the_order_of_examples_in_a_batch_does_not_matter(name: str) -> None:
 def test_an_update_is_proportional_to_the_scheduled_factor(name: str) -> None:
     moves = []
     for factor in (1.0, 0.25):
-        problem, rule = _made(name)
+        problem, _ = _made(name)
+        rule = _built(name, problem, meta_lr=0.0)  # what is learned answers to the step's length
         if not hasattr(rule, "scale_learning_rate"):
             pytest.skip("follows no schedule")
         before = _parameters(problem)

@@ -20,9 +20,10 @@ from apo_bench.models.lenet import lenet
 from apo_bench.models.resnet import resnet18
 from apo_bench.models.vgg import vgg16
 from apo_bench.optim import kronecker
-from apo_bench.optim.apo_lr import APOLR, MetaOptimizer
+from apo_bench.optim.apo_lr import APOLR
 from apo_bench.optim.apo_p import APOP
 from apo_bench.optim.kronecker import Factors, damped_kfac, dense, identity, meta_gradient, precondition
+from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
 from apo_bench.spec import Precision
 from apo_bench.training.objectives import CrossEntropy, Objective, SquaredError

@@ -15,8 +15,7 @@ Every K steps ψ takes a step of its meta-optimizer and the parameters move to �
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
-from enum import StrEnum
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,27 +23,13 @@ from torch import Tensor
 
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
+from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
 from apo_bench.training.problem import Problem, StepResult
 
 _CHECK_AT = 2
 """Step, counted from 0, at which linearity is checked: at the first, buffers that hold the rate still look linear."""
 _LINEARITY = 1e-6
-
-
-class MetaOptimizer(StrEnum):
-    """Optimizers of ψ."""
-
-    SGD = "sgd"
-    RMSPROP = "rmsprop"
-    ADAM = "adam"
-
-
-_META: dict[MetaOptimizer, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {
-    MetaOptimizer.SGD: lambda parameters, rate: torch.optim.SGD(parameters, lr=rate),
-    MetaOptimizer.RMSPROP: lambda parameters, rate: torch.optim.RMSprop(parameters, lr=rate),
-    MetaOptimizer.ADAM: lambda parameters, rate: torch.optim.Adam(parameters, lr=rate),
-}
 
 
 class APOLR:
@@ -92,7 +77,7 @@ class APOLR:
         self._initial = [float(group["lr"]) for group in optimizer.param_groups]
         count = len(self._initial) if per_group else 1
         self._psi = torch.zeros(count, dtype=torch.float64)
-        self._meta = _META[meta_optimizer]([self._psi], meta_lr)
+        self._meta = meta_optimizer.over([self._psi], meta_lr)
         self._bounds = bounds
         index = {id(parameter): place for place, parameter in enumerate(problem.parameters)}
         self._members = [

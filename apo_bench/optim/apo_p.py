@@ -16,12 +16,13 @@ M⁻¹ where the mean dominates and (1 + μ) M⁻¹ where noise does; all steps 
 Without dampening P* is 1 − μ times as long and makes the same steps. With momentum after P (v ← μ v + P g) it would be
 M⁻¹ Σ (Σ + a ḡ ḡᵀ)⁻¹, and noise would move θ by M⁻¹ g / (1 − μ).
 
-Layers are linear and convolution layers with their bias as an input column; all other parameters (normalization) step
-with P = I.
+Layers are linear and convolution layers with their bias as an input column; all other parameters (normalization,
+embeddings, grouped convolutions) step with P = I.
 """
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -30,27 +31,42 @@ from torch import Tensor
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
 from apo_bench.optim import kronecker
-from apo_bench.optim.layers import find_layers, from_matrix, to_matrix
+from apo_bench.optim.kronecker import AnyFactors
+from apo_bench.optim.layers import Layer, find_layers, from_matrix, to_matrix
+from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
 from apo_bench.training.problem import Problem, StepResult
+
+
+class Structure(StrEnum):
+    """What A is for a convolution of C channels and a kernel of K places.
+
+    ``FULL``: (K C) × (K C), as in the paper. ``SPATIAL``: a Kronecker product of K × K and C × C, much cheaper for
+    wide convolutions.
+    """
+
+    FULL = "full"
+    SPATIAL = "spatial"
 
 
 class APOP:
     """SGD with momentum, preconditioned layer by layer.
 
-    A, B, S and Adam's moments are kept in float32 (float64 for a float64 model) whatever the precision: stored in
-    16 bit they would never move.
+    A, B, S and the meta-optimizer's state are kept in float32 (float64 for a float64 model) whatever the precision:
+    stored in 16 bit they would never move.
 
     Args:
         problem: What is minimized.
         lr: η.
         weights: λ_FSD and λ_WSD.
-        meta_lr: α, Adam's learning rate on A, B and S; 0 gives SGD with momentum bit for bit.
+        meta_lr: α, the meta-optimizer's learning rate on A, B and S; 0 gives SGD with momentum bit for bit.
+        meta_optimizer: Which.
         interval: K, steps between two meta-updates.
         momentum: μ.
         dampening: As in `torch.optim.SGD`; by default μ.
         weight_decay: Coefficient of an L2 penalty, part of the gradient and of Q.
         warmup_steps: Steps during which the parameters follow P = I while P is already learned.
+        structure: What A is for a convolution.
 
     Raises:
         UsageError: A number makes no sense.
@@ -63,11 +79,13 @@ class APOP:
         lr: float,
         weights: ProximalWeights,
         meta_lr: float = 1e-4,
+        meta_optimizer: MetaOptimizer = MetaOptimizer.ADAM,
         interval: int = 10,
         momentum: float = 0.9,
         dampening: float | None = None,
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
+        structure: Structure = Structure.FULL,
     ) -> None:
         if interval < 1 or lr <= 0 or not 0 <= momentum < 1 or warmup_steps < 0:
             raise UsageError(
@@ -84,19 +102,12 @@ class APOP:
         self.warmup_steps = warmup_steps
         self.steps = 0
         self.meta_updates = 0
-        self.layers, self._rest = find_layers(problem.model, problem.parameters)
-        self.factors = [
-            kronecker.identity(
-                layer.out_features,
-                layer.in_features,
-                dtype=torch.promote_types(problem.parameters[layer.weight].dtype, torch.float32),
-                device=problem.parameters[layer.weight].device,
-            )
-            for layer in self.layers
-        ]
+        self.layers, _ = find_layers(problem.model, problem.parameters)
+        self._parameters: list[Tensor] = list(problem.parameters)
+        self.factors = [_identity(layer, problem.parameters[layer.weight], structure) for layer in self.layers]
         self._buffers: list[Tensor | None] = [None] * len(problem.parameters)
         parts = [part for factors in self.factors for part in factors]
-        self._meta = torch.optim.Adam(parts, lr=meta_lr) if parts else None
+        self._meta = meta_optimizer.over(parts, meta_lr) if parts else None
         self._factor = 1.0
 
     def scale_learning_rate(self, factor: float) -> None:
@@ -163,13 +174,11 @@ class APOP:
 
     @torch.no_grad()
     def _move(self, directions: list[Tensor]) -> None:
-        for parameter, direction in zip(self.problem.parameters, directions, strict=True):
-            parameter.add_(direction, alpha=-self._rate)
+        torch._foreach_add_(self._parameters, directions, alpha=-self._rate)
 
     @torch.no_grad()
     def _restore(self, start: list[Tensor]) -> None:
-        for parameter, value in zip(self.problem.parameters, start, strict=True):
-            parameter.copy_(value)
+        torch._foreach_copy_(self._parameters, start)
 
     def _adapt(self, objective: ProximalObjective, averages: list[Tensor]) -> bool:
         """One meta-update of A, B and S; skipped when q or their gradient is not finite."""
@@ -177,14 +186,14 @@ class APOP:
         if not q.finite or self._meta is None:
             return False
         found = []
+        values = [value for value in q.values if value is not None]
         with torch.no_grad():
             for layer, factors in zip(self.layers, self.factors, strict=True):
                 dtype = factors.S_OI.dtype
-                values = [value for value in q.values if value is not None]
                 G_OI, q_OI = to_matrix(layer, averages).to(dtype), to_matrix(layer, values).to(dtype)
                 found.append(kronecker.meta_gradient(factors, G_OI, q_OI, self._rate))
             flat = [part for gradients in found for part in gradients]
-            if not bool(torch.stack([part.abs().amax() for part in flat]).isfinite().all()):
+            if not bool(torch.stack(torch._foreach_norm(flat, float("inf"))).isfinite().all()):  # noqa: SLF001
                 return False
             for factors, gradients in zip(self.factors, found, strict=True):
                 for part, gradient in zip(factors, gradients, strict=True):
@@ -207,7 +216,7 @@ class APOP:
         return contextlib.nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
-        """Factors, momentum, the meta-optimizer's state and the counters."""
+        """A, B, S, momentum, the meta-optimizer's state and the counters."""
         return {
             "factors": [tuple(part.clone() for part in factors) for factors in self.factors],
             "buffers": list(self._buffers),
@@ -231,10 +240,19 @@ class APOP:
         self.meta_updates = state["meta_updates"]
 
     def state_tensors(self) -> Mapping[str, Iterable[Tensor]]:
-        """Momentum, A, B and S, and Adam's moments."""
+        """Momentum, A, B and S, and the meta-optimizer's state."""
         moments = self._meta.state.values() if self._meta else []
         return {
             "optimizer": [buffer for buffer in self._buffers if buffer is not None],
             "preconditioner": [part for factors in self.factors for part in factors],
             "meta": [value for state in moments for value in state.values() if torch.is_tensor(value)],
         }
+
+
+def _identity(layer: Layer, weight: Tensor, structure: Structure) -> AnyFactors:
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    if structure is Structure.SPATIAL and layer.kernel > 1:
+        return kronecker.spatial_identity(
+            layer.out_features, layer.in_features, layer.kernel, dtype=dtype, device=weight.device
+        )
+    return kronecker.identity(layer.out_features, layer.in_features, dtype=dtype, device=weight.device)

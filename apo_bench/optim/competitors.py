@@ -14,7 +14,9 @@ from collections.abc import Callable
 import torch
 
 from apo_bench.competitor import Competitor, Search, hyperparameter
-from apo_bench.optim.apo_lr import APOLR, MetaOptimizer
+from apo_bench.optim.apo_lr import APOLR
+from apo_bench.optim.apo_p import APOP, Structure
+from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalWeights
 from apo_bench.training.problem import Problem, UpdateRule
 
@@ -89,6 +91,40 @@ def _adam(problem: Problem, h: APOAdam) -> UpdateRule:
     return _around(problem, h, torch.optim.Adam, betas=(h.beta1, h.beta2), eps=h.eps)
 
 
+@dataclasses.dataclass(frozen=True)
+class APOPHyperparameters:
+    """APO-P: SGDm with a structured preconditioner learned by APO."""
+
+    lr: float = hyperparameter(0.3, search=Search(1e-2, 3.0, log=True), symbol="η")
+    meta_lr: float = hyperparameter(1e-3, search=Search(1e-5, 1e-2, log=True), symbol="α")
+    meta_optimizer: str = hyperparameter("adam")
+    fsd: float = hyperparameter(3.0, search=Search(1e-2, 1e2, log=True), symbol="λ_FSD")
+    wsd: float = hyperparameter(0.0, symbol="λ_WSD")
+    reverse_kl: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
+    extra_batch: int = hyperparameter(0, symbol="|B′|")
+    interval: int = hyperparameter(10, symbol="K")
+    momentum: float = hyperparameter(0.9, symbol="μ")
+    weight_decay: float = hyperparameter(0.0, search=Search(1e-6, 1e-2, log=True), symbol="λ")
+    warmup_steps: int = hyperparameter(0)
+    structure: str = hyperparameter("full")
+
+
+def _apo_p(problem: Problem, h: APOPHyperparameters) -> UpdateRule:
+    return APOP(
+        problem,
+        lr=h.lr,
+        weights=ProximalWeights(fsd=h.fsd, wsd=h.wsd, reverse=h.reverse_kl, extra=h.extra_batch or None),
+        meta_lr=h.meta_lr,
+        meta_optimizer=MetaOptimizer(h.meta_optimizer),
+        interval=h.interval,
+        momentum=h.momentum,
+        weight_decay=h.weight_decay,
+        warmup_steps=h.warmup_steps,
+        structure=Structure(h.structure),
+    )
+
+
+apo_p = Competitor(APOPHyperparameters, _apo_p, _REFERENCE)
 apo_lr_sgd = Competitor(APOSGD, _sgd, _REFERENCE)
 apo_lr_sgdm = Competitor(APOSGDm, _sgdm, _REFERENCE)
 apo_lr_rmsprop = Competitor(APORMSprop, _rmsprop, _REFERENCE)

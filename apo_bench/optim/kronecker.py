@@ -8,9 +8,12 @@ in matrix form, with W of out × in and vec by columns,
 
 Shapes: ``A_II`` is in × in, ``B_OO`` out × out, ``S_OI`` and gradients ``G_OI`` out × in; all may carry the same
 leading batch dimensions, over which every function is independent.
+
+The inputs of a wide convolution are many: K places of the kernel times C channels, and A is (K C)². `SpatialFactors`
+takes A itself as a Kronecker product of a K × K and a C × C matrix; everything else stays the same.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +32,87 @@ class Factors(NamedTuple):
     B_OO: Tensor
     S_OI: Tensor
 
+    def times_A(self, W_OI: Tensor) -> Tensor:  # noqa: N802 - A is the symbol
+        """W A."""
+        return W_OI @ self.A_II
+
+    def times_A_transposed(self, W_OI: Tensor) -> Tensor:  # noqa: N802
+        """W Aᵀ."""
+        return W_OI @ self.A_II.mT
+
+    def gradient_in_A(self, X_OI: Tensor, Z_OI: Tensor) -> tuple[Tensor, ...]:  # noqa: N802
+        """Gradient of ⟨X A, Z⟩ in the parts of A."""
+        return (X_OI.mT @ Z_OI,)
+
+    def gram(self) -> tuple[Self, Tensor]:
+        """The same with AᵀA in A's place, entries squared, and the diagonal of AᵀA."""
+        C_II = self.A_II.mT @ self.A_II
+        return self._replace(A_II=C_II.square()), C_II.diagonal(dim1=-2, dim2=-1)
+
+
+class SpatialFactors(NamedTuple):
+    """The learned matrices of one convolution, with A = A_KK ⊗ A_CC; an input column for the bias stands alone.
+
+    Attributes:
+        A_CC: Channels.
+        A_KK: Places of the kernel.
+        B_OO: Output side.
+        S_OI: Scales; the columns run over places, then channels, then the bias.
+    """
+
+    A_CC: Tensor
+    A_KK: Tensor
+    B_OO: Tensor
+    S_OI: Tensor
+
+    @property
+    def A_II(self) -> Tensor:  # noqa: N802
+        """A as a matrix; for tests and small layers."""
+        A_II = torch.eye(self.S_OI.shape[-1], dtype=self.A_CC.dtype, device=self.A_CC.device)
+        columns = self.A_KK.shape[-1] * self.A_CC.shape[-1]
+        A_II[:columns, :columns] = torch.kron(self.A_KK, self.A_CC)
+        return A_II
+
+    def times_A(self, W_OI: Tensor) -> Tensor:  # noqa: N802
+        """W A."""
+        return self._transformed(W_OI, self.A_CC, self.A_KK.mT)
+
+    def times_A_transposed(self, W_OI: Tensor) -> Tensor:  # noqa: N802
+        """W Aᵀ."""
+        return self._transformed(W_OI, self.A_CC.mT, self.A_KK)
+
+    def gradient_in_A(self, X_OI: Tensor, Z_OI: Tensor) -> tuple[Tensor, ...]:  # noqa: N802
+        """Gradient of ⟨X A, Z⟩ in A_CC and A_KK."""
+        X_OKC, Z_OKC = self._kernels(X_OI), self._kernels(Z_OI)
+        in_places = (self.A_KK.mT.unsqueeze(-3) @ X_OKC).flatten(-3, -2)
+        in_channels = X_OKC @ self.A_CC.unsqueeze(-3)
+        return (
+            in_places.mT @ Z_OKC.flatten(-3, -2),
+            in_channels.transpose(-3, -2).flatten(-2) @ Z_OKC.transpose(-3, -2).flatten(-2).mT,
+        )
+
+    def gram(self) -> tuple[Self, Tensor]:
+        """The same with AᵀA in A's place, entries squared, and the diagonal of AᵀA."""
+        C_CC, C_KK = self.A_CC.mT @ self.A_CC, self.A_KK.mT @ self.A_KK
+        diagonals = C_KK.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) * C_CC.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)
+        bias = self.S_OI.shape[-1] - diagonals.shape[-1] * diagonals.shape[-2]
+        diagonal = torch.nn.functional.pad(diagonals.flatten(-2), (0, bias), value=1.0)
+        return self._replace(A_CC=C_CC.square(), A_KK=C_KK.square()), diagonal
+
+    def _kernels(self, W_OI: Tensor) -> Tensor:
+        """Rows as kernels ``(out, places, channels)``, without the bias."""
+        places, channels = self.A_KK.shape[-1], self.A_CC.shape[-1]
+        kernels: Tensor = W_OI[..., : places * channels].unflatten(-1, (places, channels))  # type: ignore[no-untyped-call]
+        return kernels
+
+    def _transformed(self, W_OI: Tensor, channels_CC: Tensor, places_KK: Tensor) -> Tensor:
+        kernels = places_KK.unsqueeze(-3) @ (self._kernels(W_OI) @ channels_CC.unsqueeze(-3))
+        columns = kernels.shape[-1] * kernels.shape[-2]
+        return torch.cat([kernels.flatten(-2), W_OI[..., columns:]], dim=-1)
+
+
+AnyFactors = Factors | SpatialFactors
+
 
 def identity(out_features: int, in_features: int, *, dtype: torch.dtype, device: torch.device) -> Factors:
     """Factors whose preconditioner is the identity: A = B = I, S = 1."""
@@ -39,12 +123,19 @@ def identity(out_features: int, in_features: int, *, dtype: torch.dtype, device:
     )
 
 
-def rotate(factors: Factors, G_OI: Tensor) -> Tensor:
-    """Bᵀ G A: a gradient in the basis of the factors."""
-    return factors.B_OO.mT @ G_OI @ factors.A_II
+def spatial_identity(
+    out_features: int, in_features: int, places: int, *, dtype: torch.dtype, device: torch.device
+) -> SpatialFactors:
+    """The same for a kernel of ``places`` entries a channel; where in_features / places has a rest, it is the bias."""
+    return SpatialFactors(
+        torch.eye(in_features // places, dtype=dtype, device=device),
+        torch.eye(places, dtype=dtype, device=device),
+        torch.eye(out_features, dtype=dtype, device=device),
+        torch.ones(out_features, in_features, dtype=dtype, device=device),
+    )
 
 
-def precondition(factors: Factors, G_OI: Tensor) -> Tensor:
+def precondition(factors: AnyFactors, G_OI: Tensor) -> Tensor:
     """P vec(G) in matrix form, B (S² ∘ (Bᵀ G A)) Aᵀ; the same shape as ``G_OI``.
 
     >>> I = identity(2, 3, dtype=torch.float64, device=torch.device("cpu"))
@@ -52,10 +143,11 @@ def precondition(factors: Factors, G_OI: Tensor) -> Tensor:
     >>> bool((precondition(I, G) == G).all())
     True
     """
-    return factors.B_OO @ (factors.S_OI.square() * rotate(factors, G_OI)) @ factors.A_II.mT
+    B, S = factors.B_OO, factors.S_OI
+    return factors.times_A_transposed(B @ (S.square() * (B.mT @ factors.times_A(G_OI))))
 
 
-def meta_gradient(factors: Factors, G_OI: Tensor, q_OI: Tensor, rate: float) -> Factors:
+def meta_gradient(factors: AnyFactors, G_OI: Tensor, q_OI: Tensor, rate: float) -> AnyFactors:
     """∂Q/∂(A, B, S) for θ′ = θ − η P g, where q = ∂Q/∂θ′ does not look through P.
 
     With G̃ = Bᵀ G A and Q̃ = Bᵀ q A,
@@ -70,19 +162,22 @@ def meta_gradient(factors: Factors, G_OI: Tensor, q_OI: Tensor, rate: float) -> 
         q_OI: Gradient of the proximal objective at θ′.
         rate: Learning rate η.
     """
-    A, B, S = factors
-    GA_OI, qA_OI = G_OI @ A, q_OI @ A
+    B, S = factors.B_OO, factors.S_OI
+    GA_OI, qA_OI = factors.times_A(G_OI), factors.times_A(q_OI)
     G_tilde, q_tilde = B.mT @ GA_OI, B.mT @ qA_OI
     squared = S.square()
     G_scaled, q_scaled = squared * G_tilde, squared * q_tilde
-    return Factors(
-        -rate * ((G_OI.mT @ B) @ q_scaled + (q_OI.mT @ B) @ G_scaled),
-        -rate * (GA_OI @ q_scaled.mT + qA_OI @ G_scaled.mT),
-        (-2.0 * rate) * S * G_tilde * q_tilde,
+    in_A = zip(factors.gradient_in_A(B.mT @ G_OI, q_scaled), factors.gradient_in_A(B.mT @ q_OI, G_scaled), strict=True)
+    return type(factors)._make(
+        [
+            *(-rate * (one + other) for one, other in in_A),
+            -rate * (GA_OI @ q_scaled.mT + qA_OI @ G_scaled.mT),
+            (-2.0 * rate) * S * G_tilde * q_tilde,
+        ]
     )
 
 
-def dense(factors: Factors) -> Tensor:
+def dense(factors: AnyFactors) -> Tensor:
     """P as a matrix of (in · out) × (in · out), acting on vec by columns; for tests and small layers."""
     kron = torch.kron(factors.A_II, factors.B_OO)
     scales = factors.S_OI.mT.reshape(-1)
@@ -106,14 +201,15 @@ def damped_kfac(A_factor_II: Tensor, G_factor_OO: Tensor, fisher_weight: float, 
     return Factors(U_A, U_G, eigenvalues_OI.rsqrt())
 
 
-def distance_from_identity(factors: Factors) -> float:
+def distance_from_identity(factors: AnyFactors) -> float:
     """‖P − I‖ / ‖I‖ in the Frobenius norm, without forming P.
 
     With C = AᵀA and D = BᵀB, ‖P‖² = ⟨S², D∘D S² C∘C⟩ and tr P = ⟨S², diag(D) diag(C)ᵀ⟩.
     """
-    A, B, S = factors
-    C_II, D_OO, squared = A.mT @ A, B.mT @ B, S.square()
-    norm = (squared * (D_OO.square() @ squared @ C_II.square())).sum()
-    trace = (squared * torch.outer(D_OO.diagonal(), C_II.diagonal())).sum()
-    size = S.numel()
+    B, squared = factors.B_OO, factors.S_OI.square()
+    D_OO = B.mT @ B
+    gram, diagonal = factors.gram()
+    norm = (squared * (D_OO.square() @ gram.times_A(squared))).sum()
+    trace = (squared * torch.outer(D_OO.diagonal(), diagonal)).sum()
+    size = squared.numel()
     return float(((norm - 2.0 * trace + size).clamp_min(0.0) / size).sqrt())

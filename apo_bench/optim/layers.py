@@ -22,12 +22,14 @@ class Layer(NamedTuple):
         bias: Place of the bias, or `None`.
         out_features: Rows.
         in_features: Columns, the bias's included.
+        kernel: Places of the kernel, 1 for a linear layer.
     """
 
     weight: int
     bias: int | None
     out_features: int
     in_features: int
+    kernel: int
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -60,7 +62,7 @@ def find_layers(model: nn.Module, parameters: Sequence[Tensor]) -> tuple[list[La
         else:
             bias = None
         shape = module.weight.shape
-        layers.append(Layer(weight, bias, shape[0], shape[1:].numel() + (bias is not None)))
+        layers.append(Layer(weight, bias, shape[0], shape[1:].numel() + (bias is not None), shape[2:].numel()))
     return layers, list(rest)
 
 
