@@ -2,6 +2,7 @@
 
 from apo_bench.optim.apo_lr import APOLR, MetaOptimizer
 from apo_bench.optim.apo_p import APOP
+from apo_bench.optim.combined import Combined
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
 
-__all__ = ["APOLR", "APOP", "MetaOptimizer", "ProximalObjective", "ProximalWeights"]
+__all__ = ["APOLR", "APOP", "Combined", "MetaOptimizer", "ProximalObjective", "ProximalWeights"]
