@@ -112,7 +112,10 @@ def test_zero_gradient_and_no_decay_leaves_parameters(name: str) -> None:
 
 
 def _small_network() -> nn.Module:
-    """Layers so nearly square that the gradient of a batch leaves no Kronecker factor two eigenvalues that are zero."""
+    """Layers so nearly square that the gradient of a batch leaves no Kronecker factor two eigenvalues that are zero.
+
+    Where it does, an eigenbasis is anyone's choice: see `test_soap_follows_rounding_where_its_eigenbasis_is_free`.
+    """
     convolution = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.AvgPool2d(4), nn.Flatten())
     return nn.Sequential(*convolution, nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3))
 
@@ -332,3 +335,12 @@ def test_adam_in_pure_fp16_needs_an_epsilon_that_fp16_can_hold() -> None:
     usual = competitor.build(problem, competitor.hyperparameters(eps=1e-8))
     losses = [usual.step(_batch(0)).loss.item() for _ in range(10)]
     assert math.isnan(losses[-1])
+
+
+def test_soap_follows_rounding_where_its_eigenbasis_is_free() -> None:
+    """Its eigenbasis is made from one batch's gradient, whose factors have null spaces of many dimensions.
+
+    Any basis of such a null space will do, rounding picks one, and the next gradients are scaled elementwise in it.
+    """
+    one, other = _ends_of_both_orders("soap", _network)
+    assert any(not torch.allclose(a, b, rtol=1e-2, atol=1e-6) for a, b in zip(one, other, strict=True))
