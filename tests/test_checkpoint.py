@@ -103,7 +103,7 @@ def test_nested_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert loaded is not None
     assert loaded["groups"] == state["groups"]
     for name in ("state", "half", "again"):
-        torch.testing.assert_close(loaded[name], state[name], rtol=0, atol=0)
+        torch.testing.assert_close(loaded[name], state[name], rtol=0, atol=0, check_stride=True)
     assert isinstance(loaded["groups"][0]["betas"], tuple)
     assert list(loaded["state"]) == [0, 1]
 

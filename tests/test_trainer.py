@@ -44,7 +44,9 @@ def _model() -> nn.Module:
         nn.ReLU(),
         nn.Flatten(),
         nn.Dropout(0.2),
-        nn.Linear(6 * 64, 4),
+        nn.Linear(6 * 64, 16),
+        nn.ReLU(),
+        nn.Linear(16, 4),
     )
 
 
@@ -108,7 +110,10 @@ def _numbers(training: Training) -> list[tuple[float, ...]]:
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 @pytest.mark.parametrize("optimizer", ALL)
 def test_two_runs_of_one_spec_give_identical_curves(optimizer: str, precision: Precision) -> None:
-    first, second = (_run(optimizer, precision=precision) for _ in range(2))
+    try:
+        first, second = (_run(optimizer, precision=precision) for _ in range(2))
+    except UsageError as error:
+        pytest.skip(f"refused with a clear line: {error}")
     assert _numbers(first) == _numbers(second)
     assert first.scores == second.scores
     assert _numbers(_run(optimizer, precision=precision, seed=1)) != _numbers(first)
@@ -149,9 +154,12 @@ def test_all_competitors_start_alike_and_see_the_same_batches() -> None:
                 return _Nosy(rule, problem, notes, greedy=len(seen) > 1)  # noqa: B023
 
             spec = run_spec(name, precision=precision, epochs=2)
-            train(spec, TASK, dataclasses.replace(competitor, build=build), CPU)
+            try:
+                train(spec, TASK, dataclasses.replace(competitor, build=build), CPU)
+            except UsageError:  # its library is not installed
+                del seen[name, precision]
     first = seen["sgd", Precision.FP32]
-    assert len(first) == 6 + 2 * 20  # the network's parameters, then inputs and targets of each step
+    assert len(first) == 8 + 2 * 20  # the network's parameters, then inputs and targets of each step
     for cell, notes in seen.items():
         assert len(notes) == len(first)
         assert all(torch.equal(one, other) for one, other in zip(notes, first, strict=True)), cell

@@ -23,9 +23,11 @@ from torch import Tensor
 
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
+from apo_bench.optim.combined import optimizers_of_groups
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
 from apo_bench.training.problem import Problem, StepResult
+from apo_bench.training.rules import tensors_in
 
 _CHECK_AT = 2
 """Step, counted from 0, at which linearity is checked: at the first, buffers that hold the rate still look linear."""
@@ -153,8 +155,9 @@ class APOLR:
     def _coupled_decay(self) -> list[float]:
         """Coefficient by parameter of weight decay that acts through the gradient."""
         decay = [0.0] * len(self.problem.parameters)
-        for group, members in zip(self.optimizer.param_groups, self._members, strict=True):
-            decoupled = group.get("decoupled_weight_decay", isinstance(self.optimizer, torch.optim.Muon))
+        owners = optimizers_of_groups(self.optimizer)
+        for group, owner, members in zip(self.optimizer.param_groups, owners, self._members, strict=True):
+            decoupled = group.get("decoupled_weight_decay", isinstance(owner, torch.optim.Muon))
             for place in members:
                 decay[place] = 0.0 if decoupled else float(group.get("weight_decay", 0.0))
         return decay
@@ -200,8 +203,8 @@ class APOLR:
     def state_tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """The base optimizer's tensors, and those of the meta-level."""
         return {
-            "optimizer": _tensors(self.optimizer),
-            "meta": [self._psi, *_tensors(self._meta)],
+            "optimizer": list(tensors_in(self.optimizer.state)),
+            "meta": [self._psi, *tensors_in(self._meta.state)],
         }
 
 
@@ -232,20 +235,14 @@ def _trial_step(optimizer: torch.optim.Optimizer, factor: float) -> tuple[list[T
     trial = copy.deepcopy(optimizer)
     starts = []
     for group, original in zip(trial.param_groups, optimizer.param_groups, strict=True):
-        group["lr"] = group["lr"] * factor
         for parameter, source in zip(group["params"], original["params"], strict=True):
             parameter.data = parameter.data.double()
             parameter.grad = None if source.grad is None else source.grad.detach().double()
             starts.append(parameter.data.clone())
-            for name, value in trial.state[parameter].items():
-                if torch.is_tensor(value) and value.is_floating_point():
-                    trial.state[parameter][name] = value.double()
+    trial.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # casts the state as the parameters are
+    for group in trial.param_groups:
+        group["lr"] = group["lr"] * factor
     trial.step()
     parameters = [parameter for group in trial.param_groups for parameter in group["params"]]
     moves = [start - parameter.data for start, parameter in zip(starts, parameters, strict=True)]
-    return moves, [value for value in _tensors(trial) if value.is_floating_point()]
-
-
-def _tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    states = optimizer.state.values()
-    return [value for state in states for value in state.values() if torch.is_tensor(value)]
+    return moves, [value for value in tensors_in(trial.state) if value.is_floating_point()]

@@ -11,6 +11,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from apo_bench.files import CHECKPOINT, write_durably
@@ -60,8 +61,9 @@ def _take_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
     """JSON form of nested state; tensors move to ``tensors``."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
-        return {"tensor": name}
+        kept = value.detach().to("cpu", copy=True)
+        tensors[name] = kept.contiguous()
+        return {"tensor": [name, list(kept.stride())]}
     if isinstance(value, Mapping):
         return {"mapping": [[_take_apart(part, tensors) for part in item] for item in value.items()]}
     if isinstance(value, tuple | list):
@@ -77,7 +79,10 @@ def _put_together(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return value
     ((kind, parts),) = value.items()
     if kind == "tensor":
-        return tensors[parts]
+        name, stride = parts
+        tensor = tensors[name]
+        # The order in memory decides how a product rounds, hence whether the run continues to the bit.
+        return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
     if kind == "mapping":
         return {_put_together(key, tensors): _put_together(part, tensors) for key, part in parts}
     sequence = [_put_together(part, tensors) for part in parts]

@@ -1,7 +1,7 @@
 """Update rules ready to use."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -55,5 +55,16 @@ class TorchRule:
 
     def state_tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """All tensors in the optimizer's state."""
-        states = self.optimizer.state.values()
-        return {"optimizer": [value for state in states for value in state.values() if torch.is_tensor(value)]}
+        return {"optimizer": list(tensors_in(self.optimizer.state))}
+
+
+def tensors_in(state: Any) -> Iterator[Tensor]:
+    """All tensors in nested mappings and sequences of state; some optimizers keep lists of factors."""
+    if torch.is_tensor(state):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from tensors_in(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from tensors_in(value)
