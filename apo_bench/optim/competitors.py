@@ -27,10 +27,10 @@ _REFERENCE = "Bae, Vicol, HaoChen and Grosse, 2022"
 class APOSGD:
     """SGD whose learning rate is adapted by APO."""
 
-    lr: float = hyperparameter(0.1, search=Search(1e-3, 1.0, log=True), symbol="η₀")
+    lr: float = hyperparameter(0.1, symbol="η₀")
     meta_lr: float = hyperparameter(0.1, search=Search(1e-2, 1.0, log=True), symbol="α")
     meta_optimizer: str = hyperparameter("rmsprop")
-    fsd: float = hyperparameter(0.3, search=Search(1e-2, 1e2, log=True), symbol="λ_FSD")
+    fsd: float = hyperparameter(0.3, search=Search(1e-2, 10.0, log=True), symbol="λ_FSD")
     wsd: float = hyperparameter(0.0, symbol="λ_WSD")
     reverse_kl: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
     extra_batch: int = hyperparameter(0, symbol="|B′|")
@@ -49,7 +49,7 @@ class APOSGDm(APOSGD):
 class APORMSprop(APOSGD):
     """RMSprop whose learning rate is adapted by APO."""
 
-    lr: float = hyperparameter(3e-4, search=Search(1e-5, 1e-2, log=True), symbol="η₀")
+    lr: float = hyperparameter(3e-4, symbol="η₀")
     alpha: float = hyperparameter(0.99, symbol="α")
     eps: float = hyperparameter(1e-8, symbol="ε")
 
@@ -58,7 +58,7 @@ class APORMSprop(APOSGD):
 class APOAdam(APOSGD):
     """Adam whose learning rate is adapted by APO."""
 
-    lr: float = hyperparameter(3e-4, search=Search(1e-5, 1e-2, log=True), symbol="η₀")
+    lr: float = hyperparameter(3e-4, symbol="η₀")
     beta1: float = hyperparameter(0.9, symbol="β₁")
     beta2: float = hyperparameter(0.999, symbol="β₂")
     eps: float = hyperparameter(1e-8, symbol="ε")
@@ -95,10 +95,10 @@ def _adam(problem: Problem, h: APOAdam) -> UpdateRule:
 class APOPHyperparameters:
     """APO-P: SGDm with a structured preconditioner learned by APO."""
 
-    lr: float = hyperparameter(0.3, search=Search(1e-2, 3.0, log=True), symbol="η")
-    meta_lr: float = hyperparameter(1e-3, search=Search(1e-5, 1e-2, log=True), symbol="α")
+    lr: float = hyperparameter(0.3, search=Search(3e-2, 3.0, log=True), symbol="η")
+    meta_lr: float = hyperparameter(1e-3, search=Search(1e-4, 1e-2, log=True), symbol="α")
     meta_optimizer: str = hyperparameter("adam")
-    fsd: float = hyperparameter(3.0, search=Search(1e-2, 1e2, log=True), symbol="λ_FSD")
+    fsd: float = hyperparameter(3.0, search=Search(0.1, 10.0, log=True), symbol="λ_FSD")
     wsd: float = hyperparameter(0.0, symbol="λ_WSD")
     reverse_kl: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
     extra_batch: int = hyperparameter(0, symbol="|B′|")

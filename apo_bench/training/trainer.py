@@ -243,7 +243,7 @@ class Loop:
         peak = self._peak(memory)
         test = None
         if self.diverged is None:
-            _, test = self._evaluate(self.splits.test)
+            _, test = self.test()
             if not math.isfinite(test):
                 self.diverged, test = Diverged(step=self.taken, reason="test metric is not finite"), None
         return Training(
@@ -308,8 +308,16 @@ class Loop:
     def _train_loss(self) -> float | None:
         return math.fsum(self.since_evaluation) / len(self.since_evaluation) if self.since_evaluation else None
 
+    def validate(self) -> tuple[float, float]:
+        """Mean loss and metric over the validation split, off the clock."""
+        return self._evaluate(self.splits.validation)
+
+    def test(self) -> tuple[float, float]:
+        """The same over the test split: once, at the end."""
+        return self._evaluate(self.splits.test)
+
     def _evaluate_curve(self, epoch: float) -> None:
-        loss, metric = self._evaluate(self.splits.validation)
+        loss, metric = self.validate()
         train_loss = self._train_loss()
         self.since_evaluation.clear()
         if not (math.isfinite(loss) and math.isfinite(metric)):
