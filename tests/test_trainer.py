@@ -107,6 +107,15 @@ def _numbers(training: Training) -> list[tuple[float, ...]]:
     return [(point.step, point.train_loss, point.validation_loss, point.validation) for point in training.curve]
 
 
+def test_the_record_lists_what_a_rule_keeps_or_computes_in_float32_in_pure_16_bit() -> None:
+    kept = {name: _run(name, precision=Precision.PURE_BF16, epochs=1).precision.kept_fp32 for name in ("apo-p", "kfac")}
+    norm = ["1", "loss"]
+    assert [*kept["apo-p"]] == [*norm, "part of state: optimizer", "state: preconditioner", "state: meta"]
+    products = "computed: products and inverses of the Kronecker factors"
+    assert [*kept["kfac"]] == [*norm, "part of state: optimizer", products]
+    assert _run("kfac", precision=Precision.FP32, epochs=1).precision.kept_fp32 == ()
+
+
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 @pytest.mark.parametrize("optimizer", ALL)
 def test_two_runs_of_one_spec_give_identical_curves(optimizer: str, precision: Precision) -> None:

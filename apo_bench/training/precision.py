@@ -75,6 +75,11 @@ class PrecisionPolicy:
         return self._format.autocast or self._format.storage
 
     @property
+    def storage_dtype(self) -> torch.dtype:
+        """Format in which parameters are stored, but for those of normalization layers."""
+        return self._format.storage
+
+    @property
     def loss_scaling(self) -> bool:
         """Whether losses are scaled before the backward pass."""
         return self._format.loss_scaling

@@ -31,7 +31,9 @@ class UpdateRule(Protocol):
     """Anything that can take a step on a `Problem`.
 
     A rule whose learning rate follows a schedule also has ``scale_learning_rate(factor: float) -> None``
-    (`Schedulable`); without it, only a constant schedule is accepted.
+    (`Schedulable`); without it, only a constant schedule is accepted. A rule that computes something in float32 where
+    parameters are stored in 16 bit names it in an attribute ``computes_in_fp32: tuple[str, ...]``, for the record; what
+    its state holds in float32 is seen from `state_tensors`.
     """
 
     def step(self, batch: Batch) -> StepResult:

@@ -249,7 +249,7 @@ class Loop:
         return Training(
             outcome=self._outcome(),
             task=self.facts,
-            precision=self.precision,
+            precision=self._precision(),
             scores=self._scores(test),
             cost=Cost(
                 steps=self.taken,
@@ -361,6 +361,20 @@ class Loop:
                 count += weight
             model.train()
         return float(loss) / count, float(metric) / len(examples)
+
+    def _precision(self) -> PrecisionFacts:
+        """What stays in float32 although parameters are stored in 16 bit: the rule's state and computations too."""
+        storage = self.problem.precision.storage_dtype
+        if storage is torch.float32:
+            return self.precision
+        wide = []
+        for purpose, tensors in self.rule.state_tensors().items():
+            sizes = [tensor.itemsize > storage.itemsize for tensor in tensors if tensor.is_floating_point()]
+            if any(sizes):
+                wide.append(f"{'' if all(sizes) else 'part of '}state: {purpose}")
+        computed: tuple[str, ...] = getattr(self.rule, "computes_in_fp32", ())
+        kept = (*self.precision.kept_fp32, *wide, *(f"computed: {what}" for what in computed))
+        return msgspec.structs.replace(self.precision, kept_fp32=kept)
 
     def _scores(self, test: float | None) -> Scores:
         if not self.curve:

@@ -96,6 +96,8 @@ class KFAC:
         curvature: What is kept of each layer; `CorrectedCurvature` makes it EKFAC.
     """
 
+    computes_in_fp32 = ("products and inverses of the Kronecker factors",)
+
     def __init__(
         self, problem: Problem, settings: Settings, curvature: type[KroneckerCurvature] = KroneckerCurvature
     ) -> None:

@@ -1,0 +1,271 @@
+"""What a step of each optimizer costs beside one of SGDm, and how far that is from its floor.
+
+Every kind of step (plain, with factors, with inverses, with a meta-update) of every optimizer is timed in one process,
+in rounds that run forwards and then backwards through the kinds, so that drift of the machine cancels; a kind's cost is
+its time over SGDm's in the same round, and an optimizer's is the mean of its kinds by their frequency. Printed are the
+median over rounds and the quartiles.
+
+The floor is what the method cannot do without, measured in the same rounds: SGDm's step; for a meta-update a forward
+pass over B′ and forward and backward passes over B and B′; for a factor step a backward pass to the layers' outputs and
+the products of the factors; for an inversion the Cholesky factorizations; for every step the products with P.
+
+    python benchmarks/step_costs.py [--models lenet resnet18-w16 resnet18-w64] [--rounds 20] [--threads 2]
+"""
+
+import argparse
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from apo_bench import Batch, CrossEntropy, Precision, PrecisionPolicy, Problem, TorchRule, UpdateRule
+from apo_bench.models.lenet import lenet
+from apo_bench.models.resnet import resnet18
+from apo_bench.optim import APOLR, APOP, ProximalWeights, Structure, kronecker
+from apo_bench.optim.layers import to_matrix
+from baselines.kfac import factors
+from baselines.kfac.curvature import CorrectedCurvature, KroneckerCurvature
+from baselines.kfac.damping import Damping, Inverses, Solver, damped_inverses
+from baselines.kfac.hooks import recording
+from baselines.kfac.optimizer import KFAC, Settings
+
+K = 10
+"""Steps between two meta-updates, and between two estimates of the factors."""
+INVERSES = 100
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+    "lenet": (functools.partial(lenet, in_channels=1, image_size=28, classes=10), (128, 1, 28, 28), 200),
+    "resnet18-w16": (functools.partial(resnet18, in_channels=3, classes=10, width=16), (64, 3, 32, 32), 12),
+    "resnet18-w64": (functools.partial(resnet18, in_channels=3, classes=10, width=64), (32, 3, 32, 32), 5),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One kind of step, or a part of the floor.
+
+    Attributes:
+        owner: Optimizer or floor it belongs to.
+        run: Does it once.
+        share: How many of it there are in a step, on average.
+    """
+
+    owner: str
+    run: Callable[[], object]
+    share: float
+
+
+class Bench:
+    """A model with everything that is timed on it."""
+
+    def __init__(self, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+        self.make = make
+        self.shape = shape
+        self.batch = self._batch()
+        self.other = self._batch()
+
+    def _batch(self) -> Batch:
+        inputs = torch.randn(self.shape).to(memory_format=torch.channels_last)
+        return Batch((inputs,), torch.randint(0, 10, self.shape[:1]))
+
+    def problem(self) -> Problem:
+        """The model anew."""
+        torch.manual_seed(0)
+        model = self.make().to(memory_format=torch.channels_last)
+        policy = PrecisionPolicy(Precision.FP32, torch.device("cpu"))
+        policy.prepare(model)
+        return Problem(model, CrossEntropy(), policy, lambda: self.other)
+
+    def stepping(self, rule: UpdateRule, at: int | None = None) -> Callable[[], object]:
+        """A step of the kind that the rule takes at step ``at`` of its cycle."""
+
+        def step() -> None:
+            if at is not None:
+                rule.steps = at  # type: ignore[attr-defined]
+            rule.step(self.batch)
+
+        return step
+
+    def kinds(self) -> list[Kind]:
+        """Everything that is timed, SGDm first."""
+        sgd = functools.partial(torch.optim.SGD, lr=1e-4, momentum=0.9, foreach=True)
+        found = [Kind("SGDm", self.stepping(TorchRule(problem := self.problem(), sgd(problem.parameters))), 1.0)]
+        solvers = {
+            "KFAC": (KroneckerCurvature, Solver.CHOLESKY),
+            "KFAC, eigen": (KroneckerCurvature, Solver.EIGEN),
+            "EKFAC": (CorrectedCurvature, Solver.EIGEN),
+        }
+        for name, (curvature, solver) in solvers.items():
+            settings = Settings(
+                lr=1e-4,
+                kl_clip=1e-3,
+                factor_interval=K,
+                inverse_interval=INVERSES,
+                solver=solver,
+                form=Damping.FACTORED,
+            )
+            rule: UpdateRule = KFAC(self.problem(), settings, curvature)
+            found += [
+                Kind(name, self.stepping(rule, INVERSES), 1 / INVERSES),
+                Kind(name, self.stepping(rule, K), 1 / K - 1 / INVERSES),
+                Kind(name, self.stepping(rule, 1), 1 - 1 / K),
+            ]
+        quarter = self.shape[0] // 4
+        apo_p: dict[str, tuple[Structure, int | None]] = {
+            "APO-P": (Structure.FULL, None),
+            "APO-P, spatial": (Structure.SPATIAL, None),
+            "APO-P, |B′| = |B| / 4": (Structure.FULL, quarter),
+        }
+        for name, (structure, extra) in apo_p.items():
+            weights = ProximalWeights(fsd=1.0, wsd=0.0, extra=extra)
+            rule = APOP(self.problem(), lr=1e-4, weights=weights, meta_lr=1e-6, interval=K, structure=structure)
+            found += [Kind(name, self.stepping(rule, K), 1 / K), Kind(name, self.stepping(rule, 1), 1 - 1 / K)]
+        for name, extra in (("APO-LR", None), ("APO-LR, |B′| = |B| / 4", quarter)):
+            problem = self.problem()
+            weights = ProximalWeights(fsd=1.0, wsd=0.0, extra=extra)
+            rule = APOLR(problem, sgd(problem.parameters), weights=weights, meta_lr=1e-3, interval=K)
+            found += [Kind(name, self.stepping(rule, K), 1 / K), Kind(name, self.stepping(rule, 1), 1 - 1 / K)]
+        return found + self.floors()
+
+    def floors(self) -> list[Kind]:
+        """Parts of the floors; each with SGDm's own step."""
+        problem = self.problem()
+        quarter = Batch((self.other.inputs[0][: self.shape[0] // 4],), self.other.targets[: self.shape[0] // 4])
+
+        def forward(batch: Batch) -> None:
+            with torch.no_grad():
+                problem.outputs(batch)
+
+        def passes(batch: Batch) -> None:
+            problem.gradients(problem.loss(problem.outputs(batch), batch))
+
+        found = []
+        for name, batch in (("", self.other), (", |B′| = |B| / 4", quarter)):
+            meta = [(functools.partial(forward, batch), 1 / K), (functools.partial(passes, batch), 1 / K)]
+            meta.append((functools.partial(passes, self.batch), 1 / K))
+            for owner in ("APO-LR", "APO-P") if name else ("APO-LR", "APO-P", "APO-P, spatial"):
+                found += [Kind(f"{owner}{name} floor", run, share) for run, share in meta]
+        for owner, structure in (
+            ("APO-P", Structure.FULL),
+            ("APO-P, spatial", Structure.SPATIAL),
+            ("APO-P, |B′| = |B| / 4", Structure.FULL),
+        ):
+            rule = APOP(problem, lr=1.0, weights=ProximalWeights(fsd=0.0, wsd=0.0), structure=structure)
+            found += [
+                Kind(f"{owner} floor", functools.partial(_precondition, rule), 1.0 + 1 / K),
+                Kind(f"{owner} floor", functools.partial(_meta_gradient, rule), 1 / K),
+            ]
+        return found + self._floor_of_kfac(problem)
+
+    def _floor_of_kfac(self, problem: Problem) -> list[Kind]:
+        kinds = (nn.Linear, nn.Conv2d)
+        with recording(module for module in problem.model.modules() if isinstance(module, kinds)) as calls:
+            outputs = problem.outputs(self.batch)
+        loss = problem.loss(outputs, self.batch)
+        edges = [call.output for call in calls]
+        gradients = problem.intermediate_gradients(loss, edges).values
+        pairs = []
+        with torch.no_grad():
+            for call, gradient in zip(calls, gradients, strict=True):
+                assert gradient is not None
+                x_RI = factors.input_rows(call.module, call.inputs).flatten(0, 1)
+                pairs.append((x_RI, factors.gradient_rows(call.module, gradient).flatten(0, 1)))
+        rule = KFAC(self.problem(), Settings(lr=1e-9))
+        rule.step(self.batch)
+        matrices = [to_matrix(layer, rule.problem.parameters).detach() for layer in rule.layers]
+
+        def products() -> None:
+            for x_RI, g_RO in pairs:
+                _ = x_RI.mT @ x_RI, g_RO.mT @ g_RO
+
+        def inversions() -> None:
+            for curvature in rule.curvatures:
+                assert curvature.A_II is not None
+                assert curvature.G_OO is not None
+                damped_inverses(curvature.A_II, curvature.G_OO, 1e-3)
+
+        def precondition() -> None:
+            for curvature, matrix in zip(rule.curvatures, matrices, strict=True):
+                assert isinstance(curvature.inverse, Inverses)
+                curvature.inverse.precondition(matrix)
+
+        return [
+            Kind("KFAC floor", lambda: problem.intermediate_gradients(loss, edges), 1 / K),
+            Kind("KFAC floor", products, 1 / K),
+            Kind("KFAC floor", inversions, 1 / INVERSES),
+            Kind("KFAC floor", precondition, 1.0),
+        ]
+
+
+@torch.no_grad()
+def _precondition(rule: APOP) -> None:
+    for own, matrix in zip(rule.factors, _matrices(rule), strict=True):
+        kronecker.precondition(own, matrix)
+
+
+@torch.no_grad()
+def _meta_gradient(rule: APOP) -> None:
+    for own, matrix in zip(rule.factors, _matrices(rule), strict=True):
+        kronecker.meta_gradient(own, matrix, matrix, 1.0)
+
+
+@functools.cache
+def _matrices(rule: APOP) -> list[Tensor]:
+    return [to_matrix(layer, rule.problem.parameters).detach() for layer in rule.layers]
+
+
+def measure(bench: Bench, rounds: int) -> tuple[float, dict[str, list[float]]]:
+    """Milliseconds of SGDm's step, and by owner the ratio to it, round by round."""
+    kinds = bench.kinds()
+    for kind in kinds:
+        kind.run()
+        kind.run()
+    base: list[float] = []
+    ratios: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        times = [0.0] * len(kinds)
+        for places in (range(len(kinds)), reversed(range(len(kinds)))):
+            for place in places:
+                start = time.perf_counter()
+                kinds[place].run()
+                times[place] += (time.perf_counter() - start) / 2
+        base.append(times[0])
+        totals: dict[str, float] = {}
+        for kind, seconds in zip(kinds, times, strict=True):
+            totals[kind.owner] = totals.get(kind.owner, 0.0) + kind.share * seconds
+        for owner, seconds in totals.items():
+            extra = times[0] if owner.endswith("floor") else 0.0
+            ratios.setdefault(owner, []).append((seconds + extra) / times[0])
+    return 1000.0 * statistics.median(base), ratios
+
+
+def main() -> None:
+    """Print one table a model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--rounds", type=int, help="for every model; by default fewer for larger ones")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for name in options.models:
+        make, shape, rounds = MODELS[name]
+        milliseconds, ratios = measure(Bench(make, shape), options.rounds or rounds)
+        print(f"\n{name}, batch {shape[0]}: SGDm {milliseconds:.2f} ms a step, {options.threads} threads\n")
+        rows = []
+        for owner, values in ratios.items():
+            if owner.endswith("floor") or owner == "SGDm":
+                continue
+            low, middle, high = statistics.quantiles(values, n=4)
+            floor = ratios.get(f"{owner} floor")
+            over = statistics.median(a / b for a, b in zip(values, floor, strict=True)) if floor else None
+            rows.append([owner, middle, f"{low:.3f} to {high:.3f}", statistics.median(floor) if floor else None, over])
+        headers = ["optimizer", "step / SGDm", "quartiles", "floor", "over floor"]
+        print(tabulate(rows, headers, tablefmt="github", floatfmt=".3f", missingval="–"))
+
+
+if __name__ == "__main__":
+    main()
