@@ -80,7 +80,7 @@ def test_t6_the_meta_gradient_equals_autograd_through_the_unrolled_step(monkeypa
     masks = torch.get_rng_state()
     rule.step(batch)
 
-    averages = [buffer for buffer in rule._buffers if buffer is not None]
+    averages = list(rule._buffers.values())
     names = [name for name, _ in network.named_parameters()]
     directions = list(averages)
     for layer, own in zip(rule.layers, factors, strict=True):

@@ -328,6 +328,16 @@ def test_a_batch_counts_as_its_parts_together() -> None:
             torch.testing.assert_close(getattr(whole.curvatures[place], name), expected, rtol=1e-12, atol=1e-14)
 
 
+def test_a_share_of_the_batch_gives_the_factors_of_these_examples() -> None:
+    problem, batch = _problem(_convolutional()), _images(examples=9)
+    part = Batch((batch.inputs[0][:3],), batch.targets[:3])
+    for fisher in (Fisher.EXACT, Fisher.EMPIRICAL):
+        shared = _estimated(problem, batch, fisher=fisher, factor_share=0.3)
+        expected = _estimated(problem, part, fisher=fisher)
+        for one, other in zip(shared.curvatures, expected.curvatures, strict=True):
+            torch.testing.assert_close((one.A_II, one.G_OO), (other.A_II, other.G_OO), rtol=1e-12, atol=1e-14)
+
+
 def _trained(disturb: Any = None, steps: int = 6, **settings: Any) -> dict[str, Tensor]:
     problem = _problem(_convolutional())
     rule = KFAC(problem, Settings(lr=0.1, factor_interval=2, inverse_interval=2, **settings))

@@ -21,7 +21,7 @@ embeddings, grouped convolutions) step with P = I.
 """
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -105,7 +105,7 @@ class APOP:
         self.layers, _ = find_layers(problem.model, problem.parameters)
         self._parameters: list[Tensor] = list(problem.parameters)
         self.factors = [_identity(layer, problem.parameters[layer.weight], structure) for layer in self.layers]
-        self._buffers: list[Tensor | None] = [None] * len(problem.parameters)
+        self._buffers: dict[int, Tensor] = {}
         parts = [part for factors in self.factors for part in factors]
         self._meta = meta_optimizer.over(parts, meta_lr) if parts else None
         self._factor = 1.0
@@ -142,24 +142,23 @@ class APOP:
         return self.lr * self._factor
 
     @torch.no_grad()
-    def _average(self, gradients: Iterable[Tensor | None]) -> list[Tensor]:
+    def _average(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:
         """Momentum buffers after this step, as `torch.optim.SGD` has them; zeros where the loss does not reach."""
-        averages = []
-        for place, (parameter, gradient) in enumerate(zip(self.problem.parameters, gradients, strict=True)):
-            if gradient is None:
-                averages.append(torch.zeros_like(parameter))
-                continue
-            g = gradient.add(parameter.detach(), alpha=self.weight_decay) if self.weight_decay else gradient
-            buffer = self._buffers[place]
-            if self.momentum == 0.0:
-                averages.append(g)
-                continue
-            if buffer is None:
-                buffer = self._buffers[place] = g.clone()
-            else:
-                buffer.mul_(self.momentum).add_(g, alpha=1.0 - self.dampening)
-            averages.append(buffer)
-        return averages
+        parameters, buffers = self._parameters, self._buffers
+        found = {place: gradient for place, gradient in enumerate(gradients) if gradient is not None}
+        if self.weight_decay and found:
+            own = [parameters[place] for place in found]
+            decayed = torch._foreach_add(list(found.values()), own, alpha=self.weight_decay)  # noqa: SLF001
+            found = dict(zip(found, decayed, strict=True))
+        if self.momentum:
+            old = [place for place in found if place in buffers]
+            if old:
+                averaged = [buffers[place] for place in old]
+                torch._foreach_mul_(averaged, self.momentum)
+                torch._foreach_add_(averaged, [found[place] for place in old], alpha=1.0 - self.dampening)
+            buffers |= {place: gradient.clone() for place, gradient in found.items() if place not in buffers}
+            found = {place: buffers[place] for place in found}
+        return [found[place] if place in found else torch.zeros_like(own) for place, own in enumerate(parameters)]
 
     @torch.no_grad()
     def _directions(self, averages: list[Tensor], *, preconditioned: bool) -> list[Tensor]:
@@ -219,7 +218,7 @@ class APOP:
         """A, B, S, momentum, the meta-optimizer's state and the counters."""
         return {
             "factors": [tuple(part.clone() for part in factors) for factors in self.factors],
-            "buffers": list(self._buffers),
+            "buffers": [self._buffers.get(place) for place in range(len(self._parameters))],
             "meta": self._meta.state_dict() if self._meta else None,
             "steps": self.steps,
             "meta_updates": self.meta_updates,
@@ -230,10 +229,11 @@ class APOP:
         for factors, saved in zip(self.factors, state["factors"], strict=True):
             for part, value in zip(factors, saved, strict=True):
                 part.copy_(value)
-        self._buffers = [
-            None if saved is None else saved.to(parameter.device, parameter.dtype, copy=True)
-            for saved, parameter in zip(state["buffers"], self.problem.parameters, strict=True)
-        ]
+        self._buffers = {
+            place: saved.to(self._parameters[place], copy=True)
+            for place, saved in enumerate(state["buffers"])
+            if saved is not None
+        }
         if self._meta is not None:
             self._meta.load_state_dict(state["meta"])
         self.steps = state["steps"]
@@ -243,7 +243,7 @@ class APOP:
         """Momentum, A, B and S, and the meta-optimizer's state."""
         moments = self._meta.state.values() if self._meta else []
         return {
-            "optimizer": [buffer for buffer in self._buffers if buffer is not None],
+            "optimizer": list(self._buffers.values()),
             "preconditioner": [part for factors in self.factors for part in factors],
             "meta": [value for state in moments for value in state.values() if torch.is_tensor(value)],
         }

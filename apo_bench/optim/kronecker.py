@@ -84,8 +84,8 @@ class SpatialFactors(NamedTuple):
     def gradient_in_A(self, X_OI: Tensor, Z_OI: Tensor) -> tuple[Tensor, ...]:  # noqa: N802
         """Gradient of ⟨X A, Z⟩ in A_CC and A_KK."""
         X_OKC, Z_OKC = self._kernels(X_OI), self._kernels(Z_OI)
-        in_places = (self.A_KK.mT.unsqueeze(-3) @ X_OKC).flatten(-3, -2)
-        in_channels = X_OKC @ self.A_CC.unsqueeze(-3)
+        in_places = (_over_outputs(self.A_KK.mT) @ X_OKC).flatten(-3, -2)
+        in_channels = X_OKC @ _over_outputs(self.A_CC)
         return (
             in_places.mT @ Z_OKC.flatten(-3, -2),
             in_channels.transpose(-3, -2).flatten(-2) @ Z_OKC.transpose(-3, -2).flatten(-2).mT,
@@ -106,12 +106,17 @@ class SpatialFactors(NamedTuple):
         return kernels
 
     def _transformed(self, W_OI: Tensor, channels_CC: Tensor, places_KK: Tensor) -> Tensor:
-        kernels = places_KK.unsqueeze(-3) @ (self._kernels(W_OI) @ channels_CC.unsqueeze(-3))
+        kernels = _over_outputs(places_KK) @ (self._kernels(W_OI) @ _over_outputs(channels_CC))
         columns = kernels.shape[-1] * kernels.shape[-2]
         return torch.cat([kernels.flatten(-2), W_OI[..., columns:]], dim=-1)
 
 
 AnyFactors = Factors | SpatialFactors
+
+
+def _over_outputs(matrix: Tensor) -> Tensor:
+    """A matrix that multiplies each output's kernel; without batch dimensions torch makes one large product of them."""
+    return matrix.unsqueeze(-3) if matrix.ndim > 2 else matrix  # noqa: PLR2004 - a matrix has two
 
 
 def identity(out_features: int, in_features: int, *, dtype: torch.dtype, device: torch.device) -> Factors:

@@ -9,6 +9,7 @@ outside linear and convolution layers (normalization) step along their plain gra
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -48,6 +49,8 @@ class Settings:
         momentum: μ, heavy-ball on the preconditioned gradient.
         weight_decay: Coefficient of an L2 penalty; enters behind the preconditioner.
         factor_interval: Steps between two estimates of the factors.
+        factor_share: Share of the batch's examples, the first ones, from which they are estimated (Martens and Grosse,
+            2015, section 8, τ₁).
         inverse_interval: Steps between two inversions.
         decay: Largest share of the old average that a new estimate leaves.
         kl_clip: Largest η² ⟨∇J, P ∇J⟩, twice the KL divergence that a step is predicted to cause; 0 for no clip.
@@ -62,6 +65,7 @@ class Settings:
     momentum: float = 0.9
     weight_decay: float = 0.0
     factor_interval: int = 10
+    factor_share: float = 1.0
     inverse_interval: int = 10
     decay: float = 0.95
     kl_clip: float = 0.0
@@ -77,6 +81,7 @@ class Settings:
             ("damping", self.damping > 0, "above 0"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("decay", 0 <= self.decay < 1, "in [0, 1)"),
+            ("factor_share", 0 < self.factor_share <= 1, "in (0, 1]"),
             ("kl_clip", self.kl_clip >= 0, "0 or more"),
             ("factor_interval", self.factor_interval >= 1, "1 or more"),
             ("inverse_interval", self.inverse_interval >= 1, "1 or more"),
@@ -133,7 +138,7 @@ class KFAC:
             with recording(self._modules) as calls:
                 outputs = problem.outputs(batch, eager=True)
             loss = problem.loss(outputs, batch)
-            rows = self._rows(calls, outputs, loss, batch)
+            rows = self._rows(calls, outputs, batch)
             if rows is None and first:
                 return StepResult(loss.detach(), applied=False)
         else:
@@ -148,27 +153,30 @@ class KFAC:
         self.steps += 1
         return StepResult(loss.detach(), applied=True)
 
-    def _rows(self, calls: Sequence[Call], outputs: Tensor, loss: Tensor, batch: Batch) -> list[Rows | None] | None:
+    def _rows(self, calls: Sequence[Call], outputs: Tensor, batch: Batch) -> list[Rows | None] | None:
         """Inputs and output gradients of every layer, where the loss reaches it; `None` after an overflow."""
         problem = self.problem
+        count = math.ceil(self.settings.factor_share * batch.size)
+        part = Batch(tuple(inputs[:count] for inputs in batch.inputs), batch.targets[:count])
         edges = [call.output for call in calls]
-        found: list[tuple[Tensor | None, ...]] = []
-        for curvature_loss in self._curvature_losses(outputs, loss, batch):
-            gradients = problem.intermediate_gradients(curvature_loss, edges)
+        found: list[list[Tensor | None]] = []
+        for loss in self._curvature_losses(outputs[:count], part):
+            gradients = problem.intermediate_gradients(loss, edges)
             if not gradients.finite:
                 return None
-            found.append(gradients.values)
+            found.append([None if value is None else value[:count] for value in gradients.values])
+        calls = [call._replace(inputs=call.inputs[:count]) for call in calls]
         with torch.no_grad():
-            return [self._rows_of(layer, calls, found, problem.normalizer(batch)) for layer in self.layers]
+            return [self._rows_of(layer, calls, found, problem.normalizer(part)) for layer in self.layers]
 
-    def _curvature_losses(self, outputs: Tensor, loss: Tensor, batch: Batch) -> Iterator[Tensor]:
+    def _curvature_losses(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
         """Losses, the second moments of whose gradients add up to G."""
         problem = self.problem
         match self.settings.fisher:
             case Fisher.TRUE:
                 yield problem.loss(outputs, batch._replace(targets=problem.sample_targets(outputs, self._generator)))
             case Fisher.EMPIRICAL:
-                yield loss
+                yield problem.loss(outputs, batch)
             case Fisher.EXACT:
                 wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
                 for column in problem.hessian_square_root(outputs.detach()):
