@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from apo_bench.errors import UsageError, did_you_mean
-from apo_bench.registry import Registry, optimizers, tasks
+from apo_bench.registry import optimizers, tasks
 from apo_bench.spec import OptimizerEntry, Precision, Scalar, Scale, Suite, TaskEntry
 from apo_bench.suites import suite
 
@@ -46,13 +46,6 @@ def select(options: argparse.Namespace, scale: Scale) -> Suite:
         formats = [str(precision) for precision in Precision]
         precisions = tuple(Precision(known(name, formats, "precision")) for name in words(options.precisions))
     return msgspec.structs.replace(chosen, tasks=entries, optimizers=competitors, precisions=precisions)
-
-
-def installed(chosen: Suite, registered: Registry) -> tuple[Suite, tuple[str, ...]]:
-    """Leave out the suite's own competitors that nothing installed here provides; returns their names too."""
-    present = tuple(entry for entry in chosen.optimizers if entry.optimizer in registered.names())
-    absent = tuple(entry.optimizer for entry in chosen.optimizers if entry not in present)
-    return msgspec.structs.replace(chosen, optimizers=present), absent
 
 
 def _set(

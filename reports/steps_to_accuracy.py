@@ -50,9 +50,7 @@ def table(names: list[str], chosen: dict[tuple[str, str], Result], races: list[R
                 "optimizer": name,
                 f"steps to {TARGET:g} %": ", ".join("–" if step is None else str(step) for step in steps),
                 "mean": _interval(steps, digits=0),
-                "minus SGDm, paired": _interval(
-                    differences if len(differences) == len(steps) else [None], digits=0, comparisons=len(names) - 1
-                ),
+                "minus SGDm, paired": _interval(differences if len(differences) == len(steps) else [None], digits=0),
                 "test accuracy (%)": _interval([result.test for result in own], digits=2),
                 "setting": ", ".join(
                     f"{key} {value:g}" for key, value in json.loads(chosen[name, choice].overrides).items()
@@ -64,10 +62,10 @@ def table(names: list[str], chosen: dict[tuple[str, str], Result], races: list[R
     return pd.DataFrame(rows)
 
 
-def _interval(values: list[Any], digits: int, comparisons: int = 1) -> str:
+def _interval(values: list[Any], digits: int) -> str:
     if any(value is None for value in values):
         return "–"
-    interval = mean_interval(values, comparisons=comparisons)
+    interval = mean_interval(values)
     return f"{interval.mean:.{digits}f} ± {interval.half_width:.{digits}f}"
 
 
@@ -101,8 +99,9 @@ def main() -> None:
     parts = [f"# Steps to {TARGET:g} % validation accuracy\n\n{(__doc__ or '').partition('    python')[0].strip()}\n"]
     parts.append(
         f"{options.trials} trials an optimizer (`trials.csv`), seed {TUNING_SEED}; races (`races.csv`) on seeds "
-        f"{', '.join(map(str, REPORTING_SEEDS))}. ± is half of a 95 % t interval over the seeds; those of "
-        "the paired differences hold all together (Bonferroni). With three seeds they are wide.\n"
+        f"{', '.join(map(str, REPORTING_SEEDS))}. ± is half of a 95 % t interval over the seeds, for "
+        "differences over pairs with the same seed. Each interval stands for itself: that none of them all misses is much "
+        "less certain, and three seeds allow no ranking of neighbours. – means that a seed never got there.\n"
     )
     for choice, title in (("steps", "Chosen for fewest steps"), ("accuracy", "Chosen for validation accuracy")):
         page = table(names, chosen, races, choice).to_markdown(index=False, disable_numparse=True)

@@ -1,6 +1,7 @@
 """APO-P: exact in float64, bit for bit SGD with momentum at meta-rate 0, and right under every precision."""
 
 import copy
+import gc
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.func import functional_call
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
 from apo_bench.optim import kronecker
+from apo_bench.optim.apo_lr import APOLR
 from apo_bench.optim.apo_p import APOP, Structure
 from apo_bench.optim.kronecker import Factors, damped_kfac, dense
 from apo_bench.optim.layers import find_layers, from_matrix, to_matrix
@@ -237,6 +239,39 @@ def test_state_bytes_equal_a_hand_count() -> None:
         "preconditioner": convolution + linear,
         "meta": 2 * (convolution + linear) + 6,
     }
+
+
+@pytest.mark.parametrize("kind", ["APO-P", "APO-LR"])
+def test_the_lookahead_holds_one_copy_of_the_parameters_and_one_gradient(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside what SGDm holds: parameters, gradient, momentum. Counted when the meta-gradient is made."""
+    model = nn.Linear(37, 53, bias=False)
+    inputs, targets = torch.randn(8, 37), torch.randint(0, 53, (8,))
+    problem = Problem(model, CrossEntropy(), PrecisionPolicy(Precision.FP32, CPU), lambda: Batch((inputs,), targets))
+    rule: Any
+    counts: list[int] = []
+
+    def count(*_: Any) -> None:
+        gc.collect()
+        kinds = (Tensor, nn.Parameter)  # isinstance would wake up strangers
+        alive = [held for held in gc.get_objects() if type(held) in kinds and held.shape == (53, 37)]
+        counts.append(len({held.data_ptr() for held in alive}))
+
+    if kind == "APO-P":
+        rule = APOP(problem, lr=0.1, weights=WEIGHTS, interval=1, weight_decay=0.1)
+        state = 3  # S and Adam's two moments of it
+        original = kronecker.meta_gradient
+        monkeypatch.setattr(kronecker, "meta_gradient", lambda *a: (count(), original(*a))[1])
+    else:
+        optimizer = torch.optim.SGD(problem.parameters, lr=0.1, momentum=0.9, weight_decay=0.1)
+        rule = APOLR(problem, optimizer, weights=WEIGHTS, interval=1)
+        state = 0
+        step = rule._meta.step
+        monkeypatch.setattr(rule._meta, "step", lambda: (count(), step())[1])
+    for _ in range(3):
+        rule.step(Batch((inputs,), targets))
+    assert counts[-1] == 3 + 2 + state
 
 
 def test_layers_are_found_and_put_back() -> None:

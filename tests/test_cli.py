@@ -24,20 +24,19 @@ def _records(shell: Shell) -> list[dict[str, Any]]:
 
 def test_a_run_ends_with_a_leaderboard_and_the_same_command_reuses_it(tiny_shell: Shell) -> None:
     first = tiny_shell(*TINY)
-    assert "not installed here, and left out: kfac, apo-p" in first.stdout
-    assert "4 of 4 runs to be made" in first.stdout
-    assert "4 of 4 runs have a result" in first.stdout
-    assert first.stdout.count(" after 2 epochs, ") == 4  # the last point of each curve was seen
-    assert len(_records(tiny_shell)) == 4
+    assert "8 of 8 runs to be made" in first.stdout
+    assert "8 of 8 runs have a result" in first.stdout
+    assert first.stdout.count(" after 2 epochs, ") == 8  # the last point of each curve was seen
+    assert len(_records(tiny_shell)) == 8
     page = (_store(tiny_shell) / "leaderboards" / "classification-smoke.md").read_text(encoding="utf-8")
     assert "| sgdm" in page
     assert "fp16 (emulated)" in page
 
     second = tiny_shell(*TINY)
-    assert "0 of 4 runs to be made" in second.stdout
-    assert len(_records(tiny_shell)) == 4
+    assert "0 of 8 runs to be made" in second.stdout
+    assert len(_records(tiny_shell)) == 8
     report = tiny_shell("report", "--suite", "classification").stdout
-    assert report.strip() == page.replace("4 of 4 runs", "4 runs").strip()
+    assert report.strip() == page.replace("8 of 8 runs", "8 runs").strip()
 
 
 def test_more_seeds_run_only_what_is_missing(tiny_shell: Shell) -> None:
@@ -59,7 +58,7 @@ def test_settings_from_the_command_line_are_rows_of_their_own(tiny_shell: Shell)
 
 def test_a_plan_runs_nothing_and_makes_no_store(tiny_shell: Shell) -> None:
     done = tiny_shell(*TINY, "--plan")
-    assert "4 of 4 runs to be made" in done.stdout
+    assert "8 of 8 runs to be made" in done.stdout
     assert not _store(tiny_shell).exists()
 
 
@@ -394,8 +393,8 @@ def test_hours_of_work_need_consent(tiny_shell: Shell) -> None:
 
 
 @pytest.mark.slow
-def test_the_smoke_suite_trains_within_three_minutes(shell: Shell) -> None:
+def test_the_smoke_suite_trains_within_five_minutes(shell: Shell) -> None:
     start = time.monotonic()
     done = shell("run", "--suite", "classification", "--scale", "smoke")
-    assert time.monotonic() - start < 180.0
-    assert "16 of 16 runs have a result" in done.stdout
+    assert time.monotonic() - start < 300.0
+    assert "32 of 32 runs have a result" in done.stdout

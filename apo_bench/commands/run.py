@@ -67,7 +67,7 @@ def call(options: argparse.Namespace) -> int:
     """Plan, run, publish."""
     from apo_bench.executors.local import start_fork_server
     from apo_bench.registry import optimizers, tasks
-    from apo_bench.selection import installed, known, parse_scale, select
+    from apo_bench.selection import known, parse_scale, select
     from apo_bench.spec import Device, Scale
     from apo_bench.store import Scan, Store
 
@@ -85,16 +85,15 @@ def call(options: argparse.Namespace) -> int:
     device = _device(options)
     if options.scale is None and device is Device.CUDA:
         suite = select(options, Scale.PAPER)
-    suite, absent = installed(suite, optimizers())
 
     from apo_bench.plan import plan
 
     planned = plan(suite, device, tasks(), optimizers(), scan, compile=options.compile)
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.workers)
     if options.json:
-        _print_json(planned, absent)
+        _print_json(planned)
     else:
-        _print_plan(planned, absent, device, options, threads)
+        _print_plan(planned, device, options, threads)
     for line in planned.unavailable:
         print(f"apo-bench: {line}", file=sys.stderr)
     if store is None:
@@ -211,7 +210,7 @@ def _ask(plan: "Plan", options: argparse.Namespace) -> None:
         raise UsageError("not started; give fewer --tasks, --seeds or --epochs, or a smaller --scale")
 
 
-def _print_json(plan: "Plan", absent: tuple[str, ...]) -> None:
+def _print_json(plan: "Plan") -> None:
     runs = [
         {
             "run_id": planned.run.run_id,
@@ -226,13 +225,10 @@ def _print_json(plan: "Plan", absent: tuple[str, ...]) -> None:
         }
         for planned in plan.runs
     ]
-    unavailable = list(plan.unavailable)
-    print(json.dumps({"runs": runs, "unavailable": unavailable, "not_installed": list(absent)}, indent=2), flush=True)
+    print(json.dumps({"runs": runs, "unavailable": list(plan.unavailable)}, indent=2), flush=True)
 
 
-def _print_plan(
-    plan: "Plan", absent: tuple[str, ...], device: "Device", options: argparse.Namespace, threads: int
-) -> None:
+def _print_plan(plan: "Plan", device: "Device", options: argparse.Namespace, threads: int) -> None:
     from tabulate import tabulate
 
     from apo_bench.display import duration
@@ -264,8 +260,6 @@ def _print_plan(
     total = plan.expected_seconds
     time = f"about {duration(total / options.workers)} of training" if total is not None else "unknown time"
     print(f"\n{len(plan.pending)} of {len(plan.runs)} runs to be made: {time}")
-    if absent:
-        print(f"not installed here, and left out: {', '.join(absent)}")
     for name, parts in _changes(plan).items():
         print(f"running {name} anew, for these changed: {', '.join(parts)}")
     sys.stdout.flush()

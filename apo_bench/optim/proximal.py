@@ -100,17 +100,19 @@ class ProximalObjective:
                 new_old = (self._old_outputs, ahead) if weights.reverse else (ahead, self._old_outputs)
                 objective = objective + weights.fsd * problem.discrepancy(*new_old)
         found = problem.gradients(objective, "meta")
-        values = []
+        finite, values = found.finite, list(found.values)
+        del found  # each gradient is let go as soon as q replaces it
         for index, (parameter, start) in enumerate(zip(problem.parameters, self._start, strict=True)):
-            value = found.values[index]
-            q = torch.zeros_like(parameter) if value is None else value
             now = parameter.detach()
+            q = values[index]
+            if q is None:
+                q = torch.zeros_like(now)
             if weights.wsd:
                 q = q.add(now - start, alpha=weights.wsd)
             if decay is not None and decay[index]:
                 q = q.add(now, alpha=decay[index])
-            values.append(q)
-        return Gradients(tuple(values), found.finite)
+            values[index] = q
+        return Gradients(tuple(values), finite)
 
 
 def _first(batch: Batch, count: int | None) -> Batch:
