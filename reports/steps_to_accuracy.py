@@ -50,7 +50,9 @@ def table(names: list[str], chosen: dict[tuple[str, str], Result], races: list[R
                 "optimizer": name,
                 f"steps to {TARGET:g} %": ", ".join("–" if step is None else str(step) for step in steps),
                 "mean": _interval(steps, digits=0),
-                "minus SGDm, paired": _interval(differences if len(differences) == len(steps) else [None], digits=0),
+                "minus SGDm, paired": _interval(
+                    differences if name != "sgdm" and len(differences) == len(steps) else [None], digits=0
+                ),
                 "test accuracy (%)": _interval([result.test for result in own], digits=2),
                 "setting": ", ".join(
                     f"{key} {value:g}" for key, value in json.loads(chosen[name, choice].overrides).items()
@@ -100,8 +102,8 @@ def main() -> None:
     parts.append(
         f"{options.trials} trials an optimizer (`trials.csv`), seed {TUNING_SEED}; races (`races.csv`) on seeds "
         f"{', '.join(map(str, REPORTING_SEEDS))}. ± is half of a 95 % t interval over the seeds, for "
-        "differences over pairs with the same seed. Each interval stands for itself: that none of them all misses is much "
-        "less certain, and three seeds allow no ranking of neighbours. – means that a seed never got there.\n"
+        "differences over pairs with the same seed. Each interval stands for itself: that none of them all misses is "
+        "much less certain, and three seeds allow no ranking of neighbours. – means that a seed never got there.\n"
     )
     for choice, title in (("steps", "Chosen for fewest steps"), ("accuracy", "Chosen for validation accuracy")):
         page = table(names, chosen, races, choice).to_markdown(index=False, disable_numparse=True)

@@ -96,7 +96,7 @@ class APOPHyperparameters:
     """APO-P: SGDm with a structured preconditioner learned by APO."""
 
     lr: float = hyperparameter(0.3, search=Search(3e-2, 3.0, log=True), symbol="η")
-    meta_lr: float = hyperparameter(1e-3, search=Search(1e-4, 1e-2, log=True), symbol="α")
+    meta_lr: float = hyperparameter(1e-3, search=Search(1e-5, 1e-2, log=True), symbol="α")
     meta_optimizer: str = hyperparameter("adam")
     fsd: float = hyperparameter(3.0, search=Search(0.1, 10.0, log=True), symbol="λ_FSD")
     wsd: float = hyperparameter(0.0, symbol="λ_WSD")
