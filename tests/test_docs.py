@@ -12,6 +12,7 @@ import pytest
 from shell import Shell
 
 from apo_bench.cli import COMMANDS
+from apo_bench.registry import optimizers
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,6 +77,16 @@ def test_the_readmes_training_loop_learns_and_adapts(capsys: pytest.CaptureFixtu
     assert names["rule"].meta_updates == 30
     assert names["rule"].learning_rates[0] != 0.01
     assert capsys.readouterr().out.startswith("loss 2.")
+    (source,) = (block for block in _blocks("python") if "APOP(" in block)
+    exec(source, names)  # noqa: S102
+    assert re.fullmatch(r"APOP: loss 0\.\d\d\nKFAC: loss 0\.\d\d\n", capsys.readouterr().out)
+    assert sum(names["losses"][-20:]) < 0.9 * sum(names["losses"][280:300])
+
+
+def test_the_readme_lists_every_optimizer() -> None:
+    section = README.split("## Optimizers")[1].split("\n## ")[0]
+    listed = re.findall(r"`([\w-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE)))
+    assert sorted(listed) == sorted(optimizers().names())
 
 
 @pytest.mark.slow

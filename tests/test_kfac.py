@@ -683,3 +683,17 @@ def test_agreement_with_curvlinops(model: nn.Module, inputs: Tensor, sharing: Sh
         places = {i: part.reshape(p.shape) for i, part, p in zip(layer.places, numbers, parameters, strict=True)}
         order = to_matrix(layer, places).flatten()
         torch.testing.assert_close(_curvature(rule, place), theirs[order][:, order], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.Linear(6, 5)], ids=str)
+def test_nothing_is_made_on_another_device(layer: nn.Module) -> None:
+    """On the meta device, where a tensor of the CPU would be refused."""
+    layer = copy.deepcopy(layer).to("meta")
+    inputs = torch.randn(5, 2, 7, 6, device="meta")
+    x_NRI, g_NRO = factors.input_rows(layer, inputs), factors.gradient_rows(layer, layer(inputs))
+    A_II, G_OO = factors.input_factor(x_NRI, bias=True), factors.gradient_factor(g_NRO, 5)
+    S_OI = factors.squares_in_basis(x_NRI, g_NRO, A_II, G_OO, 5, bias=True)
+    for_A, for_G = split(A_II, G_OO, 1e-2)
+    W_OI = Eigenbasis(A_II, G_OO, S_OI).precondition(S_OI)
+    assert {part.device.type for part in (A_II, G_OO, S_OI, for_A, for_G, W_OI)} == {"meta"}
+    assert W_OI.shape == (g_NRO.shape[2], x_NRI.shape[2] + 1)

@@ -155,3 +155,16 @@ def test_leading_dimensions_of_the_factored_structure_are_independent_layers() -
         torch.testing.assert_close(together[layer], precondition(one, gradient[layer]))
         for all_layers, single in zip(gradients, meta_gradient(one, gradient[layer], q[layer], 0.1), strict=True):
             torch.testing.assert_close(all_layers[layer], single)
+
+
+def test_nothing_is_made_on_another_device() -> None:
+    """On the meta device, where a tensor of the CPU would be refused."""
+    meta = torch.device("meta")
+    for factors in (
+        identity(3, 7, dtype=torch.float32, device=meta),
+        spatial_identity(3, 9, 4, dtype=torch.float32, device=meta),
+    ):
+        G, q = torch.ones_like(factors.S_OI), torch.ones_like(factors.S_OI)
+        parts = (precondition(factors, G), *meta_gradient(factors, G, q, 0.1), *factors.gram()[0])
+        assert {part.device.type for part in parts} == {"meta"}
+        assert [part.shape for part in meta_gradient(factors, G, q, 0.1)] == [part.shape for part in factors]
