@@ -1,4 +1,8 @@
-"""First-order methods, each torch's own implementation."""
+"""First-order methods, each torch's own implementation.
+
+Defaults of searched hyperparameters, here and in the other modules, are those of ``reports/steps-to-accuracy``: the
+highest validation accuracy of 8 trials, LeNet on Fashion-MNIST-20k, 5 epochs. Weight decay was not searched.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +18,7 @@ _WEIGHT_DECAY = Search(1e-6, 1e-2, log=True)
 class SGD:
     """Stochastic gradient descent."""
 
-    lr: float = hyperparameter(0.1, search=Search(1e-3, 1.0, log=True), symbol="η")
+    lr: float = hyperparameter(0.176, search=Search(1e-3, 1.0, log=True), symbol="η")
     weight_decay: float = hyperparameter(0.0, search=_WEIGHT_DECAY, symbol="λ")
 
 
@@ -22,7 +26,7 @@ class SGD:
 class SGDm:
     """SGD with heavy-ball momentum (no Nesterov, no dampening)."""
 
-    lr: float = hyperparameter(0.03, search=Search(1e-4, 0.3, log=True), symbol="η")
+    lr: float = hyperparameter(0.0401, search=Search(1e-4, 0.3, log=True), symbol="η")
     momentum: float = hyperparameter(0.9, symbol="μ")
     weight_decay: float = hyperparameter(0.0, search=_WEIGHT_DECAY, symbol="λ")
 
@@ -31,7 +35,7 @@ class SGDm:
 class Adam:
     """Adam with weight decay coupled to the gradient, as in torch."""
 
-    lr: float = hyperparameter(1e-3, search=Search(1e-5, 1e-2, log=True), symbol="α")
+    lr: float = hyperparameter(3.56e-3, search=Search(1e-5, 1e-2, log=True), symbol="α")
     beta1: float = hyperparameter(0.9, symbol="β₁")
     beta2: float = hyperparameter(0.999, symbol="β₂")
     eps: float = hyperparameter(1e-8, symbol="ε")
@@ -49,7 +53,7 @@ class AdamW(Adam):
 class RMSprop:
     """RMSprop: the gradient over the root of its running mean square."""
 
-    lr: float = hyperparameter(1e-3, search=Search(1e-5, 1e-2, log=True), symbol="η")
+    lr: float = hyperparameter(1.76e-3, search=Search(1e-5, 1e-2, log=True), symbol="η")
     alpha: float = hyperparameter(0.99, symbol="α")
     momentum: float = hyperparameter(0.0, symbol="μ")
     eps: float = hyperparameter(1e-8, symbol="ε")

@@ -33,9 +33,9 @@ examples do."""
 class Muon:
     """Muon on hidden matrices, AdamW on all other parameters (convolutions, biases, embeddings, the last layer)."""
 
-    lr: float = hyperparameter(0.02, search=Search(1e-3, 0.1, log=True), symbol="η")
+    lr: float = hyperparameter(0.0213, search=Search(1e-3, 0.1, log=True), symbol="η")
     momentum: float = hyperparameter(0.95, symbol="μ")
-    adamw_lr: float = hyperparameter(3e-4, search=Search(1e-5, 1e-2, log=True), symbol="α")
+    adamw_lr: float = hyperparameter(1.36e-3, search=Search(1e-5, 1e-2, log=True), symbol="α")
     beta1: float = hyperparameter(0.9, symbol="β₁")
     beta2: float = hyperparameter(0.95, symbol="β₂")
     eps: float = hyperparameter(1e-8, symbol="ε")
@@ -46,7 +46,7 @@ class Muon:
 class SOAP:
     """SOAP: Adam in the eigenbasis of Shampoo's preconditioner; its first step only fills the preconditioner."""
 
-    lr: float = hyperparameter(3e-3, search=Search(1e-4, 3e-2, log=True), symbol="η")
+    lr: float = hyperparameter(1.08e-3, search=Search(1e-4, 3e-2, log=True), symbol="η")
     beta1: float = hyperparameter(0.95, symbol="β₁")
     beta2: float = hyperparameter(0.95, symbol="β₂")
     eps: float = hyperparameter(1e-8, symbol="ε")
@@ -58,7 +58,7 @@ class SOAP:
 class ScheduleFreeAdamW:
     """Schedule-Free AdamW: judged at an average of its iterates instead of a decayed learning rate."""
 
-    lr: float = hyperparameter(2.5e-3, search=Search(1e-4, 3e-2, log=True), symbol="γ")
+    lr: float = hyperparameter(0.0128, search=Search(1e-4, 3e-2, log=True), symbol="γ")
     beta1: float = hyperparameter(0.9, symbol="β₁")
     beta2: float = hyperparameter(0.999, symbol="β₂")
     eps: float = hyperparameter(1e-8, symbol="ε")

@@ -9,15 +9,17 @@ The floor is what the method cannot do without, measured in the same rounds: SGD
 pass over B′ and forward and backward passes over B and B′; for a factor step a backward pass to the layers' outputs and
 the products of the factors; for an inversion the Cholesky factorizations; for every step the products with P.
 
-    python benchmarks/step_costs.py [--models lenet resnet18-w16 resnet18-w64] [--rounds 20] [--threads 2]
+    python benchmarks/step_costs.py [--models lenet resnet18-w16 resnet18-w64] [--rounds 20] [--output PAGE]
 """
 
 import argparse
 import dataclasses
 import functools
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from tabulate import tabulate
@@ -30,13 +32,15 @@ from apo_bench.optim import APOLR, APOP, ProximalWeights, Structure, kronecker
 from apo_bench.optim.layers import to_matrix
 from baselines.kfac import factors
 from baselines.kfac.curvature import CorrectedCurvature, KroneckerCurvature
-from baselines.kfac.damping import Damping, Inverses, Solver, damped_inverses
+from baselines.kfac.damping import Damping, Solver, damped_inverses
 from baselines.kfac.hooks import recording
 from baselines.kfac.optimizer import KFAC, Settings
 
 K = 10
 """Steps between two meta-updates, and between two estimates of the factors."""
 INVERSES = 100
+SHARE = 0.25
+"""Of the batch's examples, for the factors: the default of the competitors."""
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "lenet": (functools.partial(lenet, in_channels=1, image_size=28, classes=10), (128, 1, 28, 28), 200),
     "resnet18-w16": (functools.partial(resnet18, in_channels=3, classes=10, width=16), (64, 3, 32, 32), 12),
@@ -95,15 +99,17 @@ class Bench:
         sgd = functools.partial(torch.optim.SGD, lr=1e-4, momentum=0.9, foreach=True)
         found = [Kind("SGDm", self.stepping(TorchRule(problem := self.problem(), sgd(problem.parameters))), 1.0)]
         solvers = {
-            "KFAC": (KroneckerCurvature, Solver.CHOLESKY),
-            "KFAC, eigen": (KroneckerCurvature, Solver.EIGEN),
-            "EKFAC": (CorrectedCurvature, Solver.EIGEN),
+            "KFAC": (KroneckerCurvature, Solver.CHOLESKY, SHARE),
+            "KFAC, eigen": (KroneckerCurvature, Solver.EIGEN, SHARE),
+            "KFAC, factors from all of B": (KroneckerCurvature, Solver.CHOLESKY, 1.0),
+            "EKFAC": (CorrectedCurvature, Solver.EIGEN, SHARE),
         }
-        for name, (curvature, solver) in solvers.items():
+        for name, (curvature, solver, share) in solvers.items():
             settings = Settings(
                 lr=1e-4,
                 kl_clip=1e-3,
                 factor_interval=K,
+                factor_share=share,
                 inverse_interval=INVERSES,
                 solver=solver,
                 form=Damping.FACTORED,
@@ -168,36 +174,47 @@ class Bench:
         loss = problem.loss(outputs, self.batch)
         edges = [call.output for call in calls]
         gradients = problem.intermediate_gradients(loss, edges).values
-        pairs = []
-        with torch.no_grad():
-            for call, gradient in zip(calls, gradients, strict=True):
-                assert gradient is not None
-                x_RI = factors.input_rows(call.module, call.inputs).flatten(0, 1)
-                pairs.append((x_RI, factors.gradient_rows(call.module, gradient).flatten(0, 1)))
         rule = KFAC(self.problem(), Settings(lr=1e-9))
         rule.step(self.batch)
         matrices = [to_matrix(layer, rule.problem.parameters).detach() for layer in rule.layers]
 
-        def products() -> None:
+        def rows(share: float) -> list[tuple[Tensor, Tensor]]:
+            count = round(share * self.shape[0])
+            return [
+                (
+                    factors.input_rows(call.module, call.inputs[:count]).flatten(0, 1),
+                    factors.gradient_rows(call.module, gradient[:count]).flatten(0, 1),
+                )
+                for call, gradient in zip(calls, gradients, strict=True)
+                if gradient is not None
+            ]
+
+        @torch.no_grad()
+        def products(pairs: list[tuple[Tensor, Tensor]]) -> None:
             for x_RI, g_RO in pairs:
                 _ = x_RI.mT @ x_RI, g_RO.mT @ g_RO
 
+        @torch.no_grad()
         def inversions() -> None:
             for curvature in rule.curvatures:
                 assert curvature.A_II is not None
                 assert curvature.G_OO is not None
                 damped_inverses(curvature.A_II, curvature.G_OO, 1e-3)
 
+        @torch.no_grad()
         def precondition() -> None:
             for curvature, matrix in zip(rule.curvatures, matrices, strict=True):
-                assert isinstance(curvature.inverse, Inverses)
-                curvature.inverse.precondition(matrix)
+                curvature.precondition(matrix)
 
         return [
-            Kind("KFAC floor", lambda: problem.intermediate_gradients(loss, edges), 1 / K),
-            Kind("KFAC floor", products, 1 / K),
-            Kind("KFAC floor", inversions, 1 / INVERSES),
-            Kind("KFAC floor", precondition, 1.0),
+            kind
+            for owner, share in (("KFAC", SHARE), ("KFAC, factors from all of B", 1.0))
+            for kind in (
+                Kind(f"{owner} floor", lambda: problem.intermediate_gradients(loss, edges), 1 / K),
+                Kind(f"{owner} floor", functools.partial(products, rows(share)), 1 / K),
+                Kind(f"{owner} floor", inversions, 1 / INVERSES),
+                Kind(f"{owner} floor", precondition, 1.0),
+            )
         ]
 
 
@@ -243,28 +260,43 @@ def measure(bench: Bench, rounds: int) -> tuple[float, dict[str, list[float]]]:
     return 1000.0 * statistics.median(base), ratios
 
 
+def page(name: str, rounds: int | None, threads: int) -> str:
+    """One model's table."""
+    make, shape, usual = MODELS[name]
+    milliseconds, ratios = measure(Bench(make, shape), rounds or usual)
+    rows = []
+    for owner, values in ratios.items():
+        if owner.endswith("floor") or owner == "SGDm":
+            continue
+        low, middle, high = statistics.quantiles(values, n=4)
+        floor = ratios.get(f"{owner} floor")
+        over = statistics.median(a / b for a, b in zip(values, floor, strict=True)) if floor else None
+        rows.append([owner, middle, f"{low:.3f} to {high:.3f}", statistics.median(floor) if floor else None, over])
+    headers = ["optimizer", "step / SGDm", "quartiles", "floor", "over floor"]
+    return (
+        f"## {name}, batch {shape[0]} of {' × '.join(map(str, shape[1:]))}\n\n"
+        f"SGDm: {milliseconds:.1f} ms a step, {threads} threads, {len(values)} rounds.\n\n"
+        + tabulate(rows, headers, tablefmt="github", floatfmt=".3f", missingval="–")
+        + "\n"
+    )
+
+
 def main() -> None:
-    """Print one table a model."""
+    """Print one table a model, and write them to a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, help="for every model; by default fewer for larger ones")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="Markdown file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    here = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, fp32, {platform.machine()} CPU."
+    pages = [f"# What a step costs\n\n{(__doc__ or '').partition('    python')[0].strip()}\n\n{here}\n"]
     for name in options.models:
-        make, shape, rounds = MODELS[name]
-        milliseconds, ratios = measure(Bench(make, shape), options.rounds or rounds)
-        print(f"\n{name}, batch {shape[0]}: SGDm {milliseconds:.2f} ms a step, {options.threads} threads\n")
-        rows = []
-        for owner, values in ratios.items():
-            if owner.endswith("floor") or owner == "SGDm":
-                continue
-            low, middle, high = statistics.quantiles(values, n=4)
-            floor = ratios.get(f"{owner} floor")
-            over = statistics.median(a / b for a, b in zip(values, floor, strict=True)) if floor else None
-            rows.append([owner, middle, f"{low:.3f} to {high:.3f}", statistics.median(floor) if floor else None, over])
-        headers = ["optimizer", "step / SGDm", "quartiles", "floor", "over floor"]
-        print(tabulate(rows, headers, tablefmt="github", floatfmt=".3f", missingval="–"))
+        pages.append(page(name, options.rounds, options.threads))
+        print(f"\n{pages[-1]}", flush=True)
+        if options.output:
+            options.output.write_text("\n".join(pages), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the documents say is what the program does."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -87,6 +88,18 @@ def test_the_readme_lists_every_optimizer() -> None:
     section = README.split("## Optimizers")[1].split("\n## ")[0]
     listed = re.findall(r"`([\w-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE)))
     assert sorted(listed) == sorted(optimizers().names())
+
+
+@pytest.mark.parametrize("name", optimizers().names())
+def test_declared_defaults_are_those_that_tuning_chose(name: str) -> None:
+    """The highest validation accuracy of equally many trials; weight decay was not searched."""
+    trials = pd.read_csv(ROOT / "reports" / "steps-to-accuracy" / "trials.csv")
+    own = trials[trials["optimizer"] == name]
+    assert len(own) == 8
+    best = json.loads(own.loc[own["accuracy"].idxmax(), "overrides"])
+    best.pop("weight_decay", None)
+    defaults = optimizers()[name].load().hyperparameters()
+    assert best == {field: getattr(defaults, field) for field in best}
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
 """APO as competitors of the suites.
 
-Only K = 10, the RMSprop meta-optimizer with rate 0.1 and the initial learning rates (0.1 for SGD and SGDm, 3e-4 for
-RMSprop and Adam) are recalled from the paper, and not verified. λ_FSD and λ_WSD are ours: 0.3 had the best validation
-accuracy of 0.3, 1, 3 and 10 (LeNet on Fashion-MNIST-20k, 5 epochs, tuning seed 100, around SGD, SGDm and Adam).
+Only K = 10, the RMSprop meta-optimizer around a learning rate, Adam around a preconditioner and the initial learning
+rates (0.1 for SGD and SGDm, 3e-4 for RMSprop and Adam) are recalled from the paper, and not verified. Everything that
+is searched has as its default what had the highest validation accuracy of 8 trials (``reports/steps-to-accuracy``:
+LeNet on Fashion-MNIST-20k, 5 epochs).
 
 ``reverse_kl`` takes KL(new ‖ old) as the function-space discrepancy instead of KL(old ‖ new); ``extra_batch`` is the
 number of examples on which it is taken, 0 for as many as a step's batch has.
@@ -21,6 +22,8 @@ from apo_bench.optim.proximal import ProximalWeights
 from apo_bench.training.problem import Problem, UpdateRule
 
 _REFERENCE = "Bae, Vicol, HaoChen and Grosse, 2022"
+_META_LR = Search(1e-2, 1.0, log=True)
+_FSD = Search(1e-2, 10.0, log=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +31,9 @@ class APOSGD:
     """SGD whose learning rate is adapted by APO."""
 
     lr: float = hyperparameter(0.1, symbol="η₀")
-    meta_lr: float = hyperparameter(0.1, search=Search(1e-2, 1.0, log=True), symbol="α")
+    meta_lr: float = hyperparameter(0.0107, search=_META_LR, symbol="α")
     meta_optimizer: str = hyperparameter("rmsprop")
-    fsd: float = hyperparameter(0.3, search=Search(1e-2, 10.0, log=True), symbol="λ_FSD")
+    fsd: float = hyperparameter(0.222, search=_FSD, symbol="λ_FSD")
     wsd: float = hyperparameter(0.0, symbol="λ_WSD")
     reverse_kl: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
     extra_batch: int = hyperparameter(0, symbol="|B′|")
@@ -42,6 +45,8 @@ class APOSGD:
 class APOSGDm(APOSGD):
     """SGDm whose learning rate is adapted by APO."""
 
+    meta_lr: float = hyperparameter(0.0421, search=_META_LR, symbol="α")
+    fsd: float = hyperparameter(2.67, search=_FSD, symbol="λ_FSD")
     momentum: float = hyperparameter(0.9, symbol="μ")
 
 
@@ -49,6 +54,8 @@ class APOSGDm(APOSGD):
 class APORMSprop(APOSGD):
     """RMSprop whose learning rate is adapted by APO."""
 
+    meta_lr: float = hyperparameter(0.147, search=_META_LR, symbol="α")
+    fsd: float = hyperparameter(0.0955, search=_FSD, symbol="λ_FSD")
     lr: float = hyperparameter(3e-4, symbol="η₀")
     alpha: float = hyperparameter(0.99, symbol="α")
     eps: float = hyperparameter(1e-8, symbol="ε")
@@ -58,6 +65,8 @@ class APORMSprop(APOSGD):
 class APOAdam(APOSGD):
     """Adam whose learning rate is adapted by APO."""
 
+    meta_lr: float = hyperparameter(0.0314, search=_META_LR, symbol="α")
+    fsd: float = hyperparameter(0.596, search=_FSD, symbol="λ_FSD")
     lr: float = hyperparameter(3e-4, symbol="η₀")
     beta1: float = hyperparameter(0.9, symbol="β₁")
     beta2: float = hyperparameter(0.999, symbol="β₂")
@@ -95,10 +104,10 @@ def _adam(problem: Problem, h: APOAdam) -> UpdateRule:
 class APOPHyperparameters:
     """APO-P: SGDm with a structured preconditioner learned by APO."""
 
-    lr: float = hyperparameter(0.3, search=Search(3e-2, 3.0, log=True), symbol="η")
-    meta_lr: float = hyperparameter(1e-3, search=Search(1e-5, 1e-2, log=True), symbol="α")
+    lr: float = hyperparameter(0.31, search=Search(3e-2, 3.0, log=True), symbol="η")
+    meta_lr: float = hyperparameter(1.22e-3, search=Search(1e-5, 1e-2, log=True), symbol="α")
     meta_optimizer: str = hyperparameter("adam")
-    fsd: float = hyperparameter(3.0, search=Search(0.1, 10.0, log=True), symbol="λ_FSD")
+    fsd: float = hyperparameter(3.05, search=Search(0.1, 10.0, log=True), symbol="λ_FSD")
     wsd: float = hyperparameter(0.0, symbol="λ_WSD")
     reverse_kl: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
     extra_batch: int = hyperparameter(0, symbol="|B′|")

@@ -16,14 +16,14 @@ class KFACHyperparameters:
     """KFAC: Kronecker-factored approximate curvature, with momentum."""
 
     lr: float = hyperparameter(0.1, symbol="η")
-    damping: float = hyperparameter(0.1, search=Search(1e-3, 1.0, log=True), symbol="λ")
+    damping: float = hyperparameter(0.0226, search=Search(1e-3, 1.0, log=True), symbol="λ")
     momentum: float = hyperparameter(0.9, symbol="μ")
     weight_decay: float = hyperparameter(0.0, search=Search(1e-6, 1e-2, log=True), symbol="λ_wd")
     factor_interval: int = hyperparameter(10)
     factor_share: float = hyperparameter(0.25, symbol="τ₁")
     inverse_interval: int = hyperparameter(10)
     decay: float = hyperparameter(0.95)
-    kl_clip: float = hyperparameter(3e-4, search=Search(1e-4, 1e-2, log=True), symbol="κ")
+    kl_clip: float = hyperparameter(2.16e-4, search=Search(1e-4, 1e-2, log=True), symbol="κ")
     fisher: str = hyperparameter("true")
     sharing: str = hyperparameter("expand")
     solver: str = hyperparameter("cholesky")
@@ -35,14 +35,14 @@ class EKFACHyperparameters:
     """EKFAC: KFAC's eigenvectors with second moments of the gradients in their basis."""
 
     lr: float = hyperparameter(0.1, symbol="η")
-    damping: float = hyperparameter(0.1, search=Search(1e-3, 1.0, log=True), symbol="λ")
+    damping: float = hyperparameter(0.0226, search=Search(1e-3, 1.0, log=True), symbol="λ")
     momentum: float = hyperparameter(0.9, symbol="μ")
     weight_decay: float = hyperparameter(0.0, search=Search(1e-6, 1e-2, log=True), symbol="λ_wd")
     factor_interval: int = hyperparameter(10)
     factor_share: float = hyperparameter(0.25, symbol="τ₁")
     inverse_interval: int = hyperparameter(10)
     decay: float = hyperparameter(0.95)
-    kl_clip: float = hyperparameter(3e-4, search=Search(1e-4, 1e-2, log=True), symbol="κ")
+    kl_clip: float = hyperparameter(2.16e-4, search=Search(1e-4, 1e-2, log=True), symbol="κ")
     fisher: str = hyperparameter("true")
     sharing: str = hyperparameter("expand")
 
