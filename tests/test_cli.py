@@ -299,7 +299,7 @@ def test_list_json_and_long(tiny_shell: Shell) -> None:
     assert {"name": "tiny", "from": "tiny_task 1.0"} in listed["tasks"]
     long = tiny_shell("list", "--long").stdout
     assert "61,706 parameters" in long
-    assert "lr=0.03 [0.0001..0.3 log]" in long
+    assert "lr=0.0401 [0.0001..0.3 log]" in long
 
 
 def test_report_to_a_file(tiny_shell: Shell) -> None:

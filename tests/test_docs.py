@@ -14,6 +14,8 @@ from shell import Shell
 
 from apo_bench.cli import COMMANDS
 from apo_bench.registry import optimizers
+from apo_bench.spec import Scale, resolve_hyperparameters
+from apo_bench.suites import suite
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -100,6 +102,20 @@ def test_declared_defaults_are_those_that_tuning_chose(name: str) -> None:
     best.pop("weight_decay", None)
     defaults = optimizers()[name].load().hyperparameters()
     assert best == {field: getattr(defaults, field) for field in best}
+
+
+def test_the_local_suites_settings_are_those_that_tuning_chose() -> None:
+    trials = pd.read_csv(ROOT / "reports" / "classification-local" / "tuning.csv")
+    local = suite("classification", Scale.LOCAL)
+    for task in local.tasks:
+        for entry in local.optimizers:
+            own = trials[(trials["task"] == task.task) & (trials["optimizer"] == entry.optimizer)]
+            assert len(own) == 8
+            best = json.loads(own.loc[own["accuracy"].idxmax(), "overrides"])
+            kind = optimizers()[entry.optimizer].load().hyperparameters
+            settings = {**entry.overrides, **task.overrides.get(entry.optimizer, {})}
+            chosen = resolve_hyperparameters(kind, settings, optimizer=entry.optimizer)
+            assert best == {field: chosen[field] for field in best}, (task.task, entry.optimizer)
 
 
 @pytest.mark.slow
