@@ -38,7 +38,11 @@ def _local(epochs: tuple[float, float, float, float], lenet_seeds: tuple[int, ..
                 "apo-p": {"lr": 0.214, "meta_lr": 0.00164, "fsd": 0.834},
             },
         ),
-        _fashion("resnet18-w8", resnet, tuned={"sgdm": {"lr": 0.0907}}),
+        _fashion(
+            "resnet18-w8",
+            resnet,
+            tuned={"sgdm": {"lr": 0.0907}, "adam": {"lr": 0.00176}, "kfac": {"damping": 0.0566, "kl_clip": 0.00045}},
+        ),
     )
 
 
