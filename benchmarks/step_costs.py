@@ -235,9 +235,10 @@ def _matrices(rule: APOP) -> list[Tensor]:
     return [to_matrix(layer, rule.problem.parameters).detach() for layer in rule.layers]
 
 
-def measure(bench: Bench, rounds: int) -> tuple[float, dict[str, list[float]]]:
+def measure(bench: Bench, rounds: int, only: list[str] | None = None) -> tuple[float, dict[str, list[float]]]:
     """Milliseconds of SGDm's step, and by owner the ratio to it, round by round."""
-    kinds = bench.kinds()
+    wanted = None if only is None else {"SGDm", *only, *(f"{owner} floor" for owner in only)}
+    kinds = [kind for kind in bench.kinds() if wanted is None or kind.owner in wanted]
     for kind in kinds:
         kind.run()
         kind.run()
@@ -260,10 +261,10 @@ def measure(bench: Bench, rounds: int) -> tuple[float, dict[str, list[float]]]:
     return 1000.0 * statistics.median(base), ratios
 
 
-def page(name: str, rounds: int | None, threads: int) -> str:
+def page(name: str, rounds: int | None, threads: int, only: list[str] | None) -> str:
     """One model's table."""
     make, shape, usual = MODELS[name]
-    milliseconds, ratios = measure(Bench(make, shape), rounds or usual)
+    milliseconds, ratios = measure(Bench(make, shape), rounds or usual, only)
     rows = []
     for owner, values in ratios.items():
         if owner.endswith("floor") or owner == "SGDm":
@@ -286,6 +287,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, help="for every model; by default fewer for larger ones")
+    parser.add_argument(
+        "--only", nargs="+", help="optimizers, as the table calls them; eigenvectors of 4608 take minutes"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="Markdown file")
     options = parser.parse_args()
@@ -293,7 +297,7 @@ def main() -> None:
     here = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, fp32, {platform.machine()} CPU."
     pages = [f"# What a step costs\n\n{(__doc__ or '').partition('    python')[0].strip()}\n\n{here}\n"]
     for name in options.models:
-        pages.append(page(name, options.rounds, options.threads))
+        pages.append(page(name, options.rounds, options.threads, options.only))
         print(f"\n{pages[-1]}", flush=True)
         if options.output:
             options.output.write_text("\n".join(pages), encoding="utf-8")
