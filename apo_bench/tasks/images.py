@@ -12,8 +12,9 @@ from apo_bench.data.examples import Dataset
 from apo_bench.data.fashion_mnist import FASHION_MNIST_20K
 from apo_bench.models.alexnet import alexnet
 from apo_bench.models.lenet import lenet
-from apo_bench.models.resnet import resnet18
+from apo_bench.models.resnet import resnet18, resnet32, resnet34
 from apo_bench.models.vgg import vgg16
+from apo_bench.models.wide_resnet import wide_resnet
 from apo_bench.tasks.task import Task
 from apo_bench.training.objectives import Accuracy, CrossEntropy
 
@@ -85,6 +86,21 @@ def cifar10_resnet18() -> Task:
     return _cifar10("resnet18", resnet18)
 
 
+def cifar10_resnet32() -> Task:
+    """ResNet-32 on CIFAR-10."""
+    return _cifar10("resnet32", resnet32)
+
+
+def cifar10_resnet34() -> Task:
+    """ResNet-34 on CIFAR-10."""
+    return _cifar10("resnet34", resnet34)
+
+
+def cifar10_wrn_28_10() -> Task:
+    """WRN-28-10 on CIFAR-10."""
+    return _cifar10("wrn-28-10", wide_resnet)
+
+
 def cifar100_alexnet() -> Task:
     """AlexNet on CIFAR-100."""
     return _cifar100("alexnet", alexnet, image_size=32)
@@ -98,3 +114,8 @@ def cifar100_vgg16() -> Task:
 def cifar100_resnet18() -> Task:
     """ResNet-18 on CIFAR-100."""
     return _cifar100("resnet18", resnet18)
+
+
+def cifar100_wrn_28_10() -> Task:
+    """WRN-28-10 on CIFAR-100."""
+    return _cifar100("wrn-28-10", wide_resnet)
