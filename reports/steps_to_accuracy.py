@@ -1,9 +1,9 @@
 """Tune every optimizer with the same number of trials, then race them: steps to 85 % validation accuracy.
 
-LeNet on Fashion-MNIST-20k, fp32, 5 epochs, constant learning rate; validation every 20 steps. Tuning is that of
-`tuning`. Two settings are chosen for each optimizer: the one that needs the fewest steps (ties by accuracy), and the
-one with the highest accuracy, a mean over the last epoch's evaluations. Both race on the reporting seeds, and test
-accuracy is read once, at the end of each race.
+LeNet on Fashion-MNIST-20k, fp32, 5 epochs, constant learning rate; validation every 20 steps. Two settings are chosen
+for each optimizer: the one that needs the fewest steps (ties by accuracy), and the one with the highest accuracy, a
+mean over the last epoch's evaluations. Both race on the reporting seeds, and test accuracy is read once, at the end of
+each race.
 
     python reports/steps_to_accuracy.py [--trials 8] [--workers 2]
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import tuning
 from tuning import TARGET, TUNING_SEED, Job, Result, by_accuracy, by_steps, run, trials
 
 from apo_bench.evidence.intervals import mean_interval
@@ -98,7 +99,9 @@ def main() -> None:
         FOLDER / "races.csv",
         options.workers,
     )
-    parts = [f"# Steps to {TARGET:g} % validation accuracy\n\n{(__doc__ or '').partition('    python')[0].strip()}\n"]
+    about = (__doc__ or "").partition("    python")[0].strip()
+    about_tuning = (tuning.__doc__ or "").partition("\n\n")[2].strip()
+    parts = [f"# Steps to {TARGET:g} % validation accuracy\n\n{about}\n\n{about_tuning}\n"]
     parts.append(
         f"{options.trials} trials an optimizer (`trials.csv`), seed {TUNING_SEED}; races (`races.csv`) on seeds "
         f"{', '.join(map(str, REPORTING_SEEDS))}. ± is half of a 95 % t interval over the seeds, for "
