@@ -102,7 +102,7 @@ def _build_rmsprop(problem: Problem, h: RMSprop) -> UpdateRule:
 
 
 # 1e-8 is 0 in fp16, where the mean square underflows too: 0 / 0
-_EPSILON_OF_FP16: Mapping[Precision, Mapping[str, Scalar]] = {Precision.PURE_FP16: {"eps": 1e-4}}
+EPSILON_OF_FP16: Mapping[Precision, Mapping[str, Scalar]] = {Precision.PURE_FP16: {"eps": 1e-4}}
 
 sgd = Competitor(SGD, _build_sgd, "Robbins and Monro, 1951")
 sgdm = Competitor(SGDm, _build_sgdm, "Polyak, 1964")
@@ -110,7 +110,7 @@ adam = Competitor(
     Adam,
     _build_adam,
     "Kingma and Ba, 2015, algorithm 1",
-    in_precision=_EPSILON_OF_FP16,
+    in_precision=EPSILON_OF_FP16,
 )
-adamw = Competitor(AdamW, _build_adam, "Loshchilov and Hutter, 2019, algorithm 2", in_precision=_EPSILON_OF_FP16)
-rmsprop = Competitor(RMSprop, _build_rmsprop, "Tieleman and Hinton, 2012", in_precision=_EPSILON_OF_FP16)
+adamw = Competitor(AdamW, _build_adam, "Loshchilov and Hutter, 2019, algorithm 2", in_precision=EPSILON_OF_FP16)
+rmsprop = Competitor(RMSprop, _build_rmsprop, "Tieleman and Hinton, 2012", in_precision=EPSILON_OF_FP16)

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from apo_bench import (
     Batch,
     Competitor,
-    Precision,
     Problem,
-    Scalar,
     Search,
     StepResult,
     TorchRule,
@@ -23,6 +21,7 @@ from apo_bench import (
 )
 from apo_bench.errors import UsageError
 from apo_bench.optim import Combined
+from baselines.first_order import EPSILON_OF_FP16
 
 _RECALIBRATION_BATCHES = 50
 """Training batches from which batch normalization takes its statistics at averaged parameters, as the library's own
@@ -200,14 +199,11 @@ def _library(module: str, competitor: str) -> Any:
         ) from error
 
 
-# 1e-8 is 0 in fp16, where the mean square underflows too: 0 / 0
-_EPSILON_OF_FP16: Mapping[Precision, Mapping[str, Scalar]] = {Precision.PURE_FP16: {"eps": 1e-4}}
-
-muon = Competitor(Muon, _build_muon, "Jordan et al., 2024", in_precision=_EPSILON_OF_FP16)
-soap = Competitor(SOAP, _build_soap, "Vyas et al., 2025, algorithm 3", in_precision=_EPSILON_OF_FP16)
+muon = Competitor(Muon, _build_muon, "Jordan et al., 2024", in_precision=EPSILON_OF_FP16)
+soap = Competitor(SOAP, _build_soap, "Vyas et al., 2025, algorithm 3", in_precision=EPSILON_OF_FP16)
 schedule_free_adamw = Competitor(
     ScheduleFreeAdamW,
     _build_schedule_free_adamw,
     "Defazio et al., 2024, algorithm 1",
-    in_precision=_EPSILON_OF_FP16,
+    in_precision=EPSILON_OF_FP16,
 )

@@ -500,6 +500,26 @@ def test_the_clip_bounds_the_predicted_divergence_and_schedules_act_behind_it() 
     torch.testing.assert_close(moves[1], [0.5 * move for move in moves[0]], rtol=1e-9, atol=1e-15)
 
 
+def test_the_clip_sees_small_gradients_in_pure_16_bit_too() -> None:
+    """Most of their products with the preconditioned ones are below what 16 bit can hold."""
+    problem = _problem(_convolutional().float(), precision=Precision.PURE_FP16)
+    whole = problem.loss
+    problem.loss = lambda outputs, batch: 3e-3 * whole(outputs, batch)  # type: ignore[method-assign]
+    batch = _images(dtype=torch.float32)
+    gradients = problem.gradients(problem.loss(problem.outputs(batch), batch)).values
+    rule = KFAC(problem, Settings(lr=1e3, damping=1.0, kl_clip=1e-4))
+    rule.step(batch)
+    predicted, rounded = 0.0, 0.0
+    with problem.precision.arithmetic():
+        for layer, curvature in zip(rule.layers, rule.curvatures, strict=True):
+            g = to_matrix(layer, gradients)  # type: ignore[arg-type] # the loss reaches all
+            P_g = curvature.precondition(g)
+            predicted += float((P_g.double() * g.double()).sum())
+            rounded += float((P_g * g).double().sum())
+    assert rule.readings()["kl_clip_factor"] == pytest.approx((1e-4 / (1e6 * predicted)) ** 0.5, rel=1e-4)
+    assert rounded != pytest.approx(predicted, rel=1e-3)
+
+
 def test_a_generous_clip_does_nothing() -> None:
     torch.testing.assert_close(_trained(kl_clip=1e9), _trained(), rtol=0, atol=0)
 

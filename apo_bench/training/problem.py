@@ -165,15 +165,7 @@ class Problem:
         Returns:
             Unscaled gradients and whether all are finite.
         """
-        scaled = self.precision.loss_scaling
-        scale = self.scale(stream)
-        with self.precision.arithmetic():
-            values = torch.autograd.grad(loss * scale if scaled else loss, self.parameters, allow_unused=True)
-        if not scaled:
-            return Gradients(values, finite=True)
-        finite = _unscale_(values, scale)
-        self._scale(stream).update(finite=finite)
-        return Gradients(values, finite)
+        return self._differentiate(loss, self.parameters, stream)
 
     def intermediate_gradients(
         self, loss: Tensor, edges: Sequence[GradientEdge], stream: str = "curvature"
@@ -188,13 +180,20 @@ class Problem:
         Returns:
             Gradients in float32 (or wider), unscaled, one for each edge, and whether all are finite.
         """
+        return self._differentiate(loss, edges, stream, intermediate=True)
+
+    def _differentiate(
+        self, loss: Tensor, of: Sequence[Tensor] | Sequence[GradientEdge], stream: str, *, intermediate: bool = False
+    ) -> Gradients:
+        """Gradients of the scaled loss, unscaled; intermediate ones in float32, where the true ones do not vanish."""
         scaled = self.precision.loss_scaling
         scale = self.scale(stream)
         with self.precision.arithmetic():
-            found = torch.autograd.grad(loss * scale if scaled else loss, edges, retain_graph=True, allow_unused=True)
-        values = tuple(
-            None if value is None else value.to(torch.promote_types(value.dtype, torch.float32)) for value in found
-        )
+            values = torch.autograd.grad(
+                loss * scale if scaled else loss, of, retain_graph=intermediate, allow_unused=True
+            )
+        if intermediate:
+            values = tuple(v if v is None else v.to(torch.promote_types(v.dtype, torch.float32)) for v in values)
         if not scaled:
             return Gradients(values, finite=True)
         finite = _unscale_(values, scale)

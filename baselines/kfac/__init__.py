@@ -12,9 +12,7 @@ from baselines.kfac.optimizer import KFAC, Fisher, Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class KFACHyperparameters:
-    """KFAC: Kronecker-factored approximate curvature, with momentum."""
-
+class _Hyperparameters:
     lr: float = hyperparameter(0.1, symbol="η")
     damping: float = hyperparameter(0.0226, search=Search(1e-3, 1.0, log=True), symbol="λ")
     momentum: float = hyperparameter(0.9, symbol="μ")
@@ -26,28 +24,22 @@ class KFACHyperparameters:
     kl_clip: float = hyperparameter(2.16e-4, search=Search(1e-4, 1e-2, log=True), symbol="κ")
     fisher: str = hyperparameter("true")
     sharing: str = hyperparameter("expand")
+
+
+@dataclasses.dataclass(frozen=True)
+class EKFACHyperparameters(_Hyperparameters):
+    """EKFAC: KFAC's eigenvectors with second moments of the gradients in their basis."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KFACHyperparameters(_Hyperparameters):
+    """KFAC: Kronecker-factored approximate curvature, with momentum."""
+
     solver: str = hyperparameter("cholesky")
     form: str = hyperparameter("factored")
 
 
-@dataclasses.dataclass(frozen=True)
-class EKFACHyperparameters:
-    """EKFAC: KFAC's eigenvectors with second moments of the gradients in their basis."""
-
-    lr: float = hyperparameter(0.1, symbol="η")
-    damping: float = hyperparameter(0.0226, search=Search(1e-3, 1.0, log=True), symbol="λ")
-    momentum: float = hyperparameter(0.9, symbol="μ")
-    weight_decay: float = hyperparameter(0.0, search=Search(1e-6, 1e-2, log=True), symbol="λ_wd")
-    factor_interval: int = hyperparameter(10)
-    factor_share: float = hyperparameter(0.25, symbol="τ₁")
-    inverse_interval: int = hyperparameter(10)
-    decay: float = hyperparameter(0.95)
-    kl_clip: float = hyperparameter(2.16e-4, search=Search(1e-4, 1e-2, log=True), symbol="κ")
-    fisher: str = hyperparameter("true")
-    sharing: str = hyperparameter("expand")
-
-
-def _settings(h: KFACHyperparameters | EKFACHyperparameters) -> Settings:
+def _settings(h: _Hyperparameters) -> Settings:
     fields: dict[str, Any] = dataclasses.asdict(h)
     choices: dict[str, type[StrEnum]] = {"fisher": Fisher, "sharing": Sharing, "solver": Solver, "form": Damping}
     for name, kind in choices.items():

@@ -6,8 +6,8 @@ the places of the kernel, x being what the kernel sees there). With ĝ_nr the gr
 
     A = 1/(N R) Σ_nr x_nr x_nrᵀ,    G = N Σ_nr ĝ_nr ĝ_nrᵀ,    curvature ≈ A ⊗ G,
 
-which for convolutions is KFC (Grosse and Martens, 2016, equations 32 and 34) and for other shared weights the
-*expand* approximation of Eschenhagen et al. (2023, equation 21). Their *reduce* (equation 22) averages the inputs and
+which for convolutions is KFC (Grosse and Martens, 2016) and for other shared weights the
+*expand* approximation of Eschenhagen et al. (2023). Their *reduce* averages the inputs and
 sums the gradients over r first; then R = 1.
 
 Shapes: ``x_NRI`` inputs, ``g_NRO`` gradients of the mean loss, ``A_II``, ``G_OO``, ``S_OI``. With a bias, I counts one
@@ -92,7 +92,7 @@ def gradient_factor(g_NRO: Tensor, normalizer: int) -> Tensor:
 
 
 def squares_in_basis(x_NRI: Tensor, g_NRO: Tensor, U_A: Tensor, U_G: Tensor, normalizer: int, *, bias: bool) -> Tensor:
-    """Second moments of the examples' gradients in a Kronecker basis (George et al., 2018, equation 11).
+    """Second moments of the examples' gradients in a Kronecker basis (George et al., 2018).
 
         S = 1/N Σ_n (U_Gᵀ (Σ_r N ĝ_nr x_nrᵀ) U_A)²,
 

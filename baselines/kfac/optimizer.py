@@ -219,10 +219,9 @@ class KFAC:
         if settings.weight_decay:
             updates = list(torch._foreach_add(updates, parameters, alpha=settings.weight_decay))  # noqa: SLF001
         if settings.momentum:
-            velocities = [
-                self._velocity.setdefault(place, torch.zeros_like(self.problem.parameters[place]))
-                for place in directions
-            ]
+            new = directions.keys() - self._velocity.keys()
+            self._velocity |= {place: torch.zeros_like(self.problem.parameters[place]) for place in new}
+            velocities = [self._velocity[place] for place in directions]
             torch._foreach_mul_(velocities, settings.momentum)
             torch._foreach_add_(velocities, updates)
             updates = velocities
@@ -241,7 +240,8 @@ class KFAC:
                 W_OI = to_matrix(layer, directions)
                 found.append(curvature.precondition(W_OI))
                 if self.settings.kl_clip:
-                    products.append((found[-1] * W_OI).sum(dtype=torch.promote_types(W_OI.dtype, torch.float32)))
+                    wide = torch.promote_types(W_OI.dtype, torch.float32)  # in 16 bit the products would vanish
+                    products.append((found[-1].to(wide) * W_OI.to(wide)).sum())
         if products:
             predicted = torch.stack(products).sum().clamp_min(torch.finfo(torch.float32).tiny)
             self._clip = (self.settings.kl_clip / (self.settings.lr**2 * predicted)).sqrt().clamp_max(1.0)
