@@ -26,7 +26,7 @@ CIFAR10 = {"in_channels": 3, "classes": 10}
         (resnet18, {}, 11_173_962),
         (resnet34, {}, 21_282_122),
         (resnet32, {}, 464_154),  # He et al., 2016, table 6: 0.46 million
-        (wide_resnet, {}, 36_479_194),  # Zagoruyko and Komodakis, 2016, table 5: 36.5 million
+        (wide_resnet, {}, 36_479_194),  # Zagoruyko and Komodakis, 2016: 36.5 million
     ],
 )
 def test_parameter_counts_on_cifar10(make: Callable[..., nn.Module], shape: dict[str, Any], count: int) -> None:

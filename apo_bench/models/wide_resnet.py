@@ -3,13 +3,13 @@
 from torch import Tensor, nn
 
 _FIXED = 4
-"""Layers outside the stages: the stem, the classifier and, as the authors count, two projections."""
+"""Convolutions outside the residual branches: the stem and three projections. The depth counts convolutions."""
 _PER_BLOCK = 6
 """Convolutions that one more block in each of three stages adds."""
 
 
 class PreActivationBlock(nn.Module):
-    """Batch normalization and ReLU before each of two 3 × 3 convolutions (table 1, block type B(3, 3)).
+    """Batch normalization and ReLU before each of two 3 × 3 convolutions (block type B(3, 3)).
 
     Where shapes change, the shortcut is a projection of the activated input.
     """
@@ -39,8 +39,8 @@ def wide_resnet(
 ) -> nn.Sequential:
     """WRN-depth-widening: three stages of (depth − 4) / 6 blocks, with 16, 32 and 64 times ``widening`` channels.
 
-    WRN-28-10 has 36,479,194 parameters for CIFAR-10 (table 5: 36.5 million). Convolutions start as in He et al. (2015,
-    equation 10), as in the authors' code.
+    WRN-28-10 has 36,479,194 parameters for CIFAR-10 (published as 36.5 million). Convolutions start as in He et al.
+    (2015, equation 10), as in the authors' code.
 
     Raises:
         ValueError: No number of blocks gives that depth.

@@ -36,6 +36,7 @@ from apo_bench.optim.layers import Layer, find_layers, from_matrix, to_matrix
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
 from apo_bench.training.problem import Problem, StepResult
+from apo_bench.training.rules import tensors_in
 
 
 class Structure(StrEnum):
@@ -241,11 +242,10 @@ class APOP:
 
     def state_tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """Momentum, A, B and S, and the meta-optimizer's state."""
-        moments = self._meta.state.values() if self._meta else []
         return {
             "optimizer": list(self._buffers.values()),
             "preconditioner": [part for factors in self.factors for part in factors],
-            "meta": [value for state in moments for value in state.values() if torch.is_tensor(value)],
+            "meta": list(tensors_in(self._meta.state)) if self._meta else [],
         }
 
 
