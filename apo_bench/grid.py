@@ -46,8 +46,8 @@ def unroll(
         for entry in suite.tasks:
             if position >= len(entry.seeds):
                 continue
-            for precision in suite.precisions:
-                for declared in suite.optimizers:
+            for precision in suite.formats(entry):
+                for declared in suite.competitors(entry):
                     run = RunSpec(
                         task=entry.task,
                         optimizer=_optimizer(competitors[declared.optimizer], declared, entry, precision),

@@ -43,11 +43,13 @@ class Plan:
         suite: The suite, without the tasks whose data cannot be had.
         runs: Its runs.
         unavailable: What is wrong, one line for each dataset that cannot be had.
+        by_entry: The runs of each task of the suite, by its place; a run that two of them share is in both.
     """
 
     suite: Suite
     runs: tuple[PlannedRun, ...]
     unavailable: tuple[str, ...] = ()
+    by_entry: tuple[tuple[PlannedRun, ...], ...] = ()
 
     @property
     def pending(self) -> tuple[PlannedRun, ...]:
@@ -77,7 +79,7 @@ def plan(
         UsageError: Unknown or broken task or optimizer, or unknown hyperparameter.
     """
     loaded_tasks = {entry.task: tasks[entry.task].load()() for entry in suite.tasks}
-    competitors = {entry.optimizer: optimizers[entry.optimizer].load() for entry in suite.optimizers}
+    competitors = {entry.optimizer: optimizers[entry.optimizer].load() for entry in suite.all_competitors()}
     digests: dict[str, str] = {}
     unavailable: dict[str, None] = {}
     for name, task in loaded_tasks.items():
@@ -102,7 +104,11 @@ def plan(
                 expected_seconds=speeds.expected_seconds(run),
             )
         )
-    return Plan(suite, tuple(planned), tuple(unavailable))
+    by_id = {run.run.run_id: run for run in planned}
+    alone = [msgspec.structs.replace(suite, tasks=(entry,)) for entry in suite.tasks]
+    by_entry = [unroll(part, competitors, device, compile=compile) for part in alone]
+    grouped = tuple(tuple(by_id[run.run_id] for run in runs) for runs in by_entry)
+    return Plan(suite, tuple(planned), tuple(unavailable), grouped)
 
 
 class _Speeds:

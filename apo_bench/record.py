@@ -144,6 +144,7 @@ class TaskFacts(Frozen, frozen=True):
     steps_per_epoch: int
     metric: str
     direction: Direction
+    metric_signature: str | None = None
 
 
 class PrecisionFacts(Frozen, frozen=True):

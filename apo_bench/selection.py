@@ -21,8 +21,12 @@ def select(options: argparse.Namespace, scale: Scale) -> Suite:
     chosen = suite(options.suite, scale)
     entries = chosen.tasks
     if options.tasks:
-        declared = {entry.task: entry for entry in entries}
-        entries = tuple(declared.get(name) or _outside(name, options) for name in words(options.tasks))
+        wanted = words(options.tasks)
+        outside = [name for name in wanted if name not in {entry.task for entry in entries}]
+        entries = (
+            *(entry for name in wanted for entry in entries if entry.task == name),
+            *(_outside(name, options) for name in outside),
+        )
     if options.epochs is not None:
         if not (math.isfinite(options.epochs) and options.epochs > 0):
             raise UsageError(f"--epochs {options.epochs:g} is not possible; give a number above 0")
@@ -30,43 +34,52 @@ def select(options: argparse.Namespace, scale: Scale) -> Suite:
     if options.seeds:
         seeds = parse_seeds(options.seeds)
         entries = tuple(msgspec.structs.replace(entry, seeds=seeds) for entry in entries)
-    competitors = chosen.optimizers
+    entries = tuple(  # from here on each task has competitors and precisions of its own
+        msgspec.structs.replace(entry, optimizers=chosen.competitors(entry), precisions=chosen.formats(entry))
+        for entry in entries
+    )
     if options.optimizers:
-        defaults = {entry.optimizer: entry for entry in competitors}
         names = optimizers().names()
-        competitors = tuple(
-            defaults[name]
-            if name in defaults and name in names
-            else OptimizerEntry(optimizer=known(name, names, "optimizer"))
-            for name in words(options.optimizers)
+        asked = [known(name, names, "optimizer") for name in words(options.optimizers)]
+        entries = tuple(
+            msgspec.structs.replace(entry, optimizers=_restricted(entry.optimizers, asked)) for entry in entries
         )
-    competitors, entries = _set(options.set or [], competitors, entries)
-    precisions = chosen.precisions
+    entries = _set(options.set or [], entries)
     if options.precisions:
         formats = [str(precision) for precision in Precision]
         precisions = tuple(Precision(known(name, formats, "precision")) for name in words(options.precisions))
-    return msgspec.structs.replace(chosen, tasks=entries, optimizers=competitors, precisions=precisions)
+        entries = tuple(msgspec.structs.replace(entry, precisions=precisions) for entry in entries)
+    return msgspec.structs.replace(chosen, tasks=entries)
 
 
-def _set(
-    settings: Sequence[str], competitors: tuple[OptimizerEntry, ...], entries: tuple[TaskEntry, ...]
-) -> tuple[tuple[OptimizerEntry, ...], tuple[TaskEntry, ...]]:
+def _restricted(declared: Sequence[OptimizerEntry], asked: Sequence[str]) -> tuple[OptimizerEntry, ...]:
+    """The declared settings of each optimizer that is asked for; its defaults where none is declared."""
+    found: list[OptimizerEntry] = []
+    for name in asked:
+        found += [entry for entry in declared if entry.optimizer == name] or [OptimizerEntry(optimizer=name)]
+    return tuple(found)
+
+
+def _set(settings: Sequence[str], entries: tuple[TaskEntry, ...]) -> tuple[TaskEntry, ...]:
     """Apply ``optimizer.hyperparameter=value`` over whatever the suite declares, for all tasks."""
+    competing = list(dict.fromkeys(declared.optimizer for entry in entries for declared in entry.optimizers))
     wanted: dict[str, dict[str, Scalar]] = {}
     for setting in settings:
         name, dot, assignment = setting.partition(".")
         field, equals, value = assignment.partition("=")
         if not (dot and equals and field and value):
             raise UsageError(f"--set {setting!r} is no setting; write for example sgdm.lr=0.1")
-        known(name, [entry.optimizer for entry in competitors], "optimizer in --set")
+        known(name, competing, "optimizer in --set")
         wanted.setdefault(name, {})[field] = parse_scalar(value)
-    competitors = tuple(
-        msgspec.structs.replace(entry, overrides={**entry.overrides, **wanted.get(entry.optimizer, {})})
-        for entry in competitors
-    )
-    entries = tuple(
+    return tuple(
         msgspec.structs.replace(
             entry,
+            optimizers=tuple(
+                msgspec.structs.replace(
+                    declared, overrides={**declared.overrides, **wanted.get(declared.optimizer, {})}
+                )
+                for declared in entry.optimizers
+            ),
             overrides={
                 name: {field: value for field, value in fields.items() if field not in wanted.get(name, {})}
                 for name, fields in entry.overrides.items()
@@ -74,7 +87,6 @@ def _set(
         )
         for entry in entries
     )
-    return competitors, entries
 
 
 def parse_scalar(text: str) -> Scalar:

@@ -32,6 +32,7 @@ class Scale(StrEnum):
 class Precision(StrEnum):
     """The number formats a network is trained in; `apo_bench.training.precision` says how."""
 
+    FP64 = "fp64"
     FP32 = "fp32"
     TF32 = "tf32"
     BF16 = "bf16"
@@ -132,12 +133,16 @@ class TaskEntry(Frozen, frozen=True):
         epochs: Passes over the training set.
         seeds: Reporting seeds, in the order in which they are run.
         overrides: Hyperparameters by optimizer name that hold on this task only.
+        optimizers: Competitors on this task; the suite's where empty.
+        precisions: Number formats on this task; the suite's where empty.
     """
 
     task: str
     epochs: float
     seeds: tuple[int, ...] = (0,)
     overrides: dict[str, dict[str, Scalar]] = {}
+    optimizers: tuple[OptimizerEntry, ...] = ()
+    precisions: tuple[Precision, ...] = ()
 
 
 class Suite(Frozen, frozen=True):
@@ -149,6 +154,18 @@ class Suite(Frozen, frozen=True):
     tasks: tuple[TaskEntry, ...]
     optimizers: tuple[OptimizerEntry, ...]
     precisions: tuple[Precision, ...]
+
+    def competitors(self, entry: TaskEntry) -> tuple[OptimizerEntry, ...]:
+        """Who meets on one of the tasks."""
+        return entry.optimizers or self.optimizers
+
+    def formats(self, entry: TaskEntry) -> tuple[Precision, ...]:
+        """In which precisions they meet there."""
+        return entry.precisions or self.precisions
+
+    def all_competitors(self) -> tuple[OptimizerEntry, ...]:
+        """Everyone who meets on any of the tasks."""
+        return tuple(declared for entry in self.tasks for declared in self.competitors(entry))
 
 
 def check_name(name: str, kind: str) -> str:

@@ -105,7 +105,7 @@ def test_t6_the_meta_gradient_equals_finite_differences_of_q(base: str) -> None:
         new = _outputs(network, buffers, ahead, masks, _batch(99, torch.float64))
         moved = sum(float((a - b).square().sum()) for a, b in zip(ahead, start, strict=True))
         penalty = sum(float(a.square().sum()) for a in ahead)
-        discrepancy = float(CrossEntropy().discrepancy(new, old))
+        discrepancy = float(CrossEntropy().discrepancy(new, old, batch))
         return float(loss) + 0.7 * discrepancy + 0.15 * moved + 0.5 * decay * penalty
 
     step = 1e-4
@@ -204,7 +204,9 @@ def test_q_is_evaluated_at_the_swapped_parameters(precision: Precision) -> None:
     with other.lookahead(state):
         expected_loss = other.loss(other.outputs(batch), batch)
     with other.lookahead(state):
-        expected_loss = expected_loss + 0.7 * other.discrepancy(other.outputs(_batch(99)), objective._old_outputs)
+        expected_loss = expected_loss + 0.7 * other.discrepancy(
+            other.outputs(_batch(99)), objective._old_outputs, batch
+        )
     expected = other.gradients(expected_loss, "meta").values
     for index, (got, want) in enumerate(zip(q.values, expected, strict=True)):
         assert got is not None

@@ -105,7 +105,7 @@ def test_t6_the_meta_gradient_equals_autograd_through_the_unrolled_step(
 
     other = _batch(99, torch.float64)
     loss = nn.functional.cross_entropy(outputs(ahead, batch), batch.targets)
-    discrepancy = CrossEntropy().discrepancy(outputs(ahead, other), outputs(start, other).detach())
+    discrepancy = CrossEntropy().discrepancy(outputs(ahead, other), outputs(start, other).detach(), other)
     moved = sum((ahead[name] - start[name]).square().sum() for name in names)
     penalty = sum(ahead[name].square().sum() for name in names)
     objective = loss + 0.7 * discrepancy + 0.15 * moved + 0.5e-2 * penalty

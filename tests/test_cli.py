@@ -82,7 +82,7 @@ def test_an_edited_plugin_runs_anew_and_says_why(tiny_shell: Shell) -> None:
             ["run", "--suite", "classification", "--tasks", "fashion-mnist-20k.lnet"],
             "unknown task 'fashion-mnist-20k.lnet'; did you mean 'fashion-mnist-20k.lenet'?",
         ),
-        (["run", "--suite", "classification", "--precisions", "fp61"], "unknown precision 'fp61'; did you mean 'fp16'?"),
+        (["run", "--suite", "classification", "--precisions", "pf16"], "unknown precision 'pf16'; did you mean 'fp16'?"),
         (["run", "--suite", "classification", "--device", "cudda"], "unknown device 'cudda'; did you mean 'cuda'?"),
         (["run", "--suite", "classification", "--scale", "locl"], "unknown scale 'locl'; did you mean 'local'?"),
         (["run", "--suite", "classification", "--seeds", "0,x"], "--seeds '0,x' is not a list of seeds; write for example 0,1,2 or 0-4"),

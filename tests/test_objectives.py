@@ -14,6 +14,7 @@ from apo_bench.data.examples import Batch
 from apo_bench.training import objectives
 from apo_bench.training.objectives import BernoulliCrossEntropy, CrossEntropy, Objective, SquaredError
 
+NOTHING = Batch((), torch.empty(0))  # every example counts, whatever it is
 OBJECTIVES: dict[str, tuple[Objective, Callable[[Tensor], Distribution]]] = {
     "CrossEntropy": (CrossEntropy(), lambda f: Categorical(logits=f)),
     "SquaredError": (SquaredError(), lambda f: Normal(f, 1.0)),
@@ -45,7 +46,7 @@ def test_the_loss_is_the_mean_negative_log_likelihood(name: str) -> None:
 def test_the_discrepancy_is_the_kl_divergence_from_old_to_new(name: str) -> None:
     objective, distribution = OBJECTIVES[name]
     new, old = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    got = objective.discrepancy(new, old)
+    got = objective.discrepancy(new, old, NOTHING)
     expected = kl_divergence(distribution(old), distribution(new)).sum() / 5
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     for argument in (new, old):
@@ -61,10 +62,10 @@ def test_sampled_targets_follow_the_model(name: str) -> None:
     one = torch.tensor([0.5, -1.0, 1.5], dtype=torch.float64)
     count = 200_000
     outputs = one.expand(count, 3).clone().requires_grad_()
-    targets = objective.sample_targets(outputs, torch.Generator().manual_seed(0))
+    targets = objective.sample_targets(outputs, NOTHING, torch.Generator().manual_seed(0))
     assert not targets.requires_grad
     (gradients,) = torch.autograd.grad(objective.loss(outputs, Batch((), targets)) * count, outputs)
-    columns = torch.stack([column[0] for column in objective.hessian_square_root(outputs[:1])])
+    columns = torch.stack([column[0] for column in objective.hessian_square_root(outputs[:1], NOTHING)])
     torch.testing.assert_close(gradients.mT @ gradients / count, columns.mT @ columns, rtol=0, atol=0.02)
 
 
@@ -78,9 +79,11 @@ def test_16_bit_outputs_are_compared_in_float32(name: str, dtype: torch.dtype) -
     batch = Batch((), targets)
     assert objective.loss(outputs, batch).dtype is torch.float32
     assert objective.loss(outputs, batch) == objective.loss(outputs.float(), batch)
-    assert objective.discrepancy(outputs, -outputs) == objective.discrepancy(outputs.float(), -outputs.float())
-    assert next(iter(objective.hessian_square_root(outputs))).dtype is torch.float32
-    assert objective.sample_targets(outputs, torch.Generator().manual_seed(0)).dtype is not dtype
+    assert objective.discrepancy(outputs, -outputs, NOTHING) == objective.discrepancy(
+        outputs.float(), -outputs.float(), NOTHING
+    )
+    assert next(iter(objective.hessian_square_root(outputs, NOTHING))).dtype is torch.float32
+    assert objective.sample_targets(outputs, NOTHING, torch.Generator().manual_seed(0)).dtype is not dtype
 
 
 @pytest.mark.parametrize("objective", [CrossEntropy(), BernoulliCrossEntropy()])
@@ -88,14 +91,14 @@ def test_saturated_logits_give_finite_numbers(objective: Objective) -> None:
     """Where probabilities are rounded to 0 and 1, whose logarithm would be infinite."""
     new = torch.tensor([[200.0, -200.0, 0.0]], requires_grad=True)
     old = torch.tensor([[-200.0, 200.0, 0.0]], requires_grad=True)
-    value = objective.discrepancy(new, old)
+    value = objective.discrepancy(new, old, NOTHING)
     assert value.item() == pytest.approx(400.0)
     assert all(bool(part.isfinite().all()) for part in torch.autograd.grad(value, [new, old]))
-    same = objective.discrepancy(new, new.detach())
+    same = objective.discrepancy(new, new.detach(), NOTHING)
     (gradient,) = torch.autograd.grad(same, new)
     assert same.item() == 0.0
     assert float(gradient.abs().max()) < 1e-7
-    assert all(bool(column.isfinite().all()) for column in objective.hessian_square_root(new))
+    assert all(bool(column.isfinite().all()) for column in objective.hessian_square_root(new, NOTHING))
 
 
 @pytest.mark.parametrize("objective", [SquaredError(), BernoulliCrossEntropy()])
@@ -105,9 +108,10 @@ def test_outputs_of_more_dimensions_are_summed_over_all(objective: Any) -> None:
     flat = Batch((), targets.flatten(1))
     torch.testing.assert_close(objective.loss(outputs, Batch((), targets)), objective.loss(outputs.flatten(1), flat))
     torch.testing.assert_close(
-        objective.discrepancy(outputs, other), objective.discrepancy(outputs.flatten(1), other.flatten(1))
+        objective.discrepancy(outputs, other, NOTHING),
+        objective.discrepancy(outputs.flatten(1), other.flatten(1), NOTHING),
     )
-    columns = list(objective.hessian_square_root(outputs))
+    columns = list(objective.hessian_square_root(outputs, NOTHING))
     assert len(columns) == 6
     assert all(column.shape == outputs.shape for column in columns)
 

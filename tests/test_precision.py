@@ -241,7 +241,7 @@ def test_discrepancy_vanishes_with_its_gradient_where_outputs_agree(model: str) 
     network.eval()
     batch = _batch()
     outputs = problem.outputs(batch)
-    discrepancy = problem.discrepancy(outputs, outputs.detach())
+    discrepancy = problem.discrepancy(outputs, outputs.detach(), batch)
     assert discrepancy.item() == pytest.approx(0.0, abs=1e-7)
     for gradient in problem.gradients(discrepancy).values:
         assert gradient is not None
@@ -252,10 +252,10 @@ def test_discrepancy_is_the_kl_divergence() -> None:
     new, old = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     p, q = torch.distributions.Categorical(logits=old), torch.distributions.Categorical(logits=new)
     expected = torch.distributions.kl_divergence(p, q).mean()
-    assert CrossEntropy().discrepancy(new, old).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert CrossEntropy().discrepancy(new, old, _batch()).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_sampled_targets_follow_the_model() -> None:
     outputs = torch.log(torch.tensor([[0.2, 0.8]])).expand(20_000, 2)
-    sampled = CrossEntropy().sample_targets(outputs, torch.Generator().manual_seed(0))
+    sampled = CrossEntropy().sample_targets(outputs, _batch(), torch.Generator().manual_seed(0))
     assert sampled.float().mean().item() == pytest.approx(0.8, abs=0.02)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_objectives import OBJECTIVES
+from test_objectives import NOTHING, OBJECTIVES
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev
 
@@ -76,7 +76,7 @@ class _Network:
         """The mean over examples of Jᵀ H J, with H the Hessian of the loss in the outputs."""
         outputs = self.outputs(self.start)
         jacobian_BCP = jacrev(self.outputs)(self.start)
-        targets = objective.sample_targets(outputs, torch.Generator().manual_seed(0))
+        targets = objective.sample_targets(outputs, NOTHING, torch.Generator().manual_seed(0))
         total = torch.zeros(len(self.start), len(self.start), dtype=F64)
         for f_C, target, J_CP in zip(outputs, targets, jacobian_BCP, strict=True):
             H_CC = _hessian(lambda f: objective.loss(f[None], Batch((), target[None])))(f_C)  # noqa: B023 - used at once
@@ -94,7 +94,7 @@ def test_t4_the_discrepancys_hessian_is_the_gauss_newton_matrix(name: str, rever
 
     def discrepancy(vector: Tensor) -> Tensor:
         new = network.outputs(vector)
-        return objective.discrepancy(old, new) if reverse else objective.discrepancy(new, old)
+        return objective.discrepancy(*((old, new) if reverse else (new, old)), NOTHING)
 
     assert float(discrepancy(network.start).abs()) < 1e-15
     assert float(grad(discrepancy)(network.start).abs().max()) < 1e-15
@@ -108,7 +108,9 @@ def test_t4_the_hessians_square_root_gives_the_gauss_newton_matrix(name: str) ->
     problem = Problem(network.model, objective, POLICY, lambda: Batch((), torch.empty(0)))
     outputs = problem.outputs(Batch((network.inputs,), torch.empty(0)))
     jacobian_BCP = jacrev(network.outputs)(network.start)
-    products = [torch.einsum("bcp,bc->bp", jacobian_BCP, v_BC) for v_BC in problem.hessian_square_root(outputs)]
+    products = [
+        torch.einsum("bcp,bc->bp", jacobian_BCP, v_BC) for v_BC in problem.hessian_square_root(outputs, NOTHING)
+    ]
     got = sum(product.mT @ product for product in products) / len(outputs)
     assert _relative(got, network.gauss_newton(objective)) < 1e-12
 

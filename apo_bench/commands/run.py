@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from apo_bench.commands.common import add_json, add_store, warn_of_damage
@@ -14,7 +15,7 @@ from apo_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from apo_bench.plan import Plan
-    from apo_bench.spec import Device
+    from apo_bench.spec import Device, OptimizerEntry
     from apo_bench.store import Store
 
 HELP = "run a suite; re-issue the command to continue where it stopped"
@@ -239,15 +240,14 @@ def _print_plan(plan: "Plan", device: "Device", options: argparse.Namespace, thr
         f"store {options.store}\n"
     )
     rows = []
-    for entry in suite.tasks:
-        runs = [planned for planned in plan.runs if planned.run.task == entry.task]
+    for entry, runs in zip(suite.tasks, plan.by_entry, strict=True):
         times = [planned.expected_seconds for planned in runs if planned.reused is None]
         known = [seconds for seconds in times if seconds is not None]
         rows.append(
             [
                 entry.task,
-                " ".join(competitor.optimizer for competitor in suite.optimizers),
-                " ".join(suite.precisions),
+                " ".join(_competitors(suite.competitors(entry))),
+                " ".join(suite.formats(entry)),
                 f"{entry.epochs:g}",
                 ",".join(map(str, entry.seeds)),
                 len(runs),
@@ -263,6 +263,12 @@ def _print_plan(plan: "Plan", device: "Device", options: argparse.Namespace, thr
     for name, parts in _changes(plan).items():
         print(f"running {name} anew, for these changed: {', '.join(parts)}")
     sys.stdout.flush()
+
+
+def _competitors(declared: "Sequence[OptimizerEntry]") -> list[str]:
+    """Names, with the number of settings where it is not 1."""
+    counts = Counter(entry.optimizer for entry in declared)
+    return [name if count == 1 else f"{name} ({count} settings)" for name, count in counts.items()]
 
 
 def _changes(plan: "Plan") -> dict[str, list[str]]:

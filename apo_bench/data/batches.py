@@ -11,6 +11,9 @@ from apo_bench.data.examples import Batch, Examples
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """From images ``(batch, channel, height, width)`` and a CPU generator to images of the same shape."""
 
+_POOL = 32
+"""Batches within which sequences are sorted by length."""
+
 
 class BatchStream:
     """An endless sequence of equally large batches, reshuffled at every pass.
@@ -63,13 +66,12 @@ class BatchStream:
         self._order.set_state(state["order"])
         self._augmentation_source.set_state(state["augmentation"])
         self._position = state["position"]
-        self._permutation = state["permutation"].to(self._examples.targets.device)
+        self._permutation = state["permutation"]
 
     def draw(self) -> Batch:
         """Return the next batch."""
         if self._position == self.batches_per_pass:
-            permutation = torch.randperm(len(self._examples), generator=self._order)
-            self._permutation = permutation.to(self._examples.targets.device)
+            self._permutation = self._arranged(torch.randperm(len(self._examples), generator=self._order))
             self._position = 0
         start = self._position * self._batch_size
         self._position += 1
@@ -78,6 +80,21 @@ class BatchStream:
             return batch
         first = self._augmentation(batch.inputs[0], self._augmentation_source)
         return Batch((first, *batch.inputs[1:]), batch.targets)
+
+    def _arranged(self, permutation_N: Tensor) -> Tensor:
+        """The permutation itself; for sequences its batches hold examples of about the same length, in random order.
+
+        Sorted within pools of some batches only, so that each pass makes other batches.
+        """
+        lengths_NP = self._examples.lengths_NP
+        if lengths_NP is None:
+            return permutation_N
+        used = self.batches_per_pass * self._batch_size
+        longest = lengths_NP.sum(1)
+        pools = torch.split(permutation_N[:used], _POOL * self._batch_size)
+        arranged = torch.cat([pool[longest[pool].argsort(stable=True)] for pool in pools])
+        batches = arranged.view(self.batches_per_pass, self._batch_size)
+        return batches[torch.randperm(self.batches_per_pass, generator=self._order)].flatten()
 
 
 def crop_and_flip(padding: int) -> Augmentation:

@@ -98,7 +98,7 @@ class ProximalObjective:
             with problem.lookahead(self._random_state):
                 ahead = problem.outputs(self._other)
                 new_old = (self._old_outputs, ahead) if weights.reverse else (ahead, self._old_outputs)
-                objective = objective + weights.fsd * problem.discrepancy(*new_old)
+                objective = objective + weights.fsd * problem.discrepancy(*new_old, self._other)
         found = problem.gradients(objective, "meta")
         finite, values = found.finite, list(found.values)
         del found  # each gradient is let go as soon as q replaces it

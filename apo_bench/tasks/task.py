@@ -7,14 +7,20 @@ from torch import nn
 
 from apo_bench.data.batches import Augmentation
 from apo_bench.data.examples import Dataset
-from apo_bench.training.objectives import Metric, Objective
+from apo_bench.training.objectives import CorpusMetric, Metric, Objective
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A value of the validation metric; reaching it makes the outcome `Reached`."""
+    """A value of the validation metric; reaching it makes the outcome `Reached`.
+
+    Attributes:
+        validation: The value; chosen once, on validation data, and never moved: another value is a new version.
+        version: Counts the values that this task's target has had.
+    """
 
     validation: float
+    version: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +40,23 @@ class Task:
             CPUs and GPUs prefer.
         reference_epoch_seconds: Measured seconds of an epoch of SGDm in fp32 on 2 CPU cores: a first guess for
             plans, replaced by the user's own records as soon as there are any.
+        source: Which experiment of which paper this is, with a tag: ``[P]`` printed there, ``[A]`` in its abstract or
+            a caption, ``[R]`` recalled and not verified, ``[L]`` a local stand-in of our own.
+        evaluation_interval: Epochs between two points of the curve, for training sets so small that evaluating after
+            each pass would cost more than the pass.
+        trivial: Validation metric of the best predictor that does not look at the inputs.
     """
 
     dataset: Dataset
     model_name: str
     model: Callable[[], nn.Module]
     objective: Objective
-    metric: Metric
+    metric: Metric | CorpusMetric
     batch_size: int
     augmentation: Augmentation | None = None
     target: Target | None = None
     channels_last: bool = False
     reference_epoch_seconds: float | None = None
+    source: str = ""
+    evaluation_interval: int = 1
+    trivial: float | None = None

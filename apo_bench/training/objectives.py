@@ -1,14 +1,17 @@
 """Objectives and metrics: how outputs are compared with targets, and with other outputs."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from apo_bench.data.examples import Batch
+from apo_bench.data.examples import Batch, Examples
 from apo_bench.record import Direction
+
+if TYPE_CHECKING:
+    from apo_bench.training.problem import Problem
 
 
 class Objective(Protocol):
@@ -18,14 +21,14 @@ class Objective(Protocol):
         """Mean negative log-likelihood over ``normalizer(batch)``, a float32 scalar."""
         ...
 
-    def discrepancy(self, new: Tensor, old: Tensor) -> Tensor:
-        """Mean output-space discrepancy ρ(new, old) over the batch; 0 with zero gradient at ``new = old``.
+    def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:
+        """Mean output-space discrepancy ρ(new, old) over ``normalizer(batch)``; 0 with zero gradient at ``new = old``.
 
         Differentiable in both arguments: with their roles swapped it is the discrepancy in the other direction.
         """
         ...
 
-    def hessian_square_root(self, outputs: Tensor) -> Iterator[Tensor]:
+    def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
         """Square root of the Hessian of each example's negative log-likelihood in its outputs (for the exact GGN).
 
         Yields:
@@ -34,8 +37,8 @@ class Objective(Protocol):
         """
         ...
 
-    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Targets drawn from the model's own predictive distribution (for the true Fisher)."""
+    def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Targets drawn from the model's own predictive distribution on ``batch`` (for the true Fisher)."""
         ...
 
     def normalizer(self, batch: Batch) -> int:
@@ -54,7 +57,7 @@ class CrossEntropy:
         """Mean cross-entropy over the examples."""
         return F.cross_entropy(_wide(outputs), batch.targets)
 
-    def discrepancy(self, new: Tensor, old: Tensor) -> Tensor:
+    def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002 - every example counts
         """Mean of KL(old ‖ new), whose Hessian at ``new = old`` is the Fisher matrix."""
         return F.kl_div(
             F.log_softmax(_wide(new), dim=-1),
@@ -63,7 +66,7 @@ class CrossEntropy:
             reduction="batchmean",
         )
 
-    def hessian_square_root(self, outputs: Tensor) -> Iterator[Tensor]:
+    def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:  # noqa: ARG002 - every example counts
         """√p_c (e_c − p) for each class c: the columns of diag(√p) − p √pᵀ, whose square is diag(p) − p pᵀ."""
         p_BC = _wide(outputs.detach()).softmax(dim=-1)
         for c in range(p_BC.shape[-1]):
@@ -72,7 +75,7 @@ class CrossEntropy:
             column_BC[:, c] += root_B
             yield column_BC
 
-    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - every example counts
         """One label an example, drawn from the softmax; ``generator`` lives on the outputs' device."""
         probabilities = _wide(outputs.detach()).softmax(dim=-1)
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
@@ -101,16 +104,16 @@ class SquaredError:
         """
         return _half_squared_distance(outputs, _of_shape(outputs, batch.targets))
 
-    def discrepancy(self, new: Tensor, old: Tensor) -> Tensor:
+    def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002 - every example counts
         """Mean of ½ ‖new − old‖², the KL divergence of both Gaussians in either direction."""
         return _half_squared_distance(new, old)
 
-    def hessian_square_root(self, outputs: Tensor) -> Iterator[Tensor]:
+    def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:  # noqa: ARG002 - every example counts
         """Unit vectors: the Hessian is the identity."""
         ones = torch.ones_like(_wide(outputs.detach()))
         return _one_output_at_a_time(ones)
 
-    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - every example counts
         """Outputs plus standard normal noise; ``generator`` lives on the outputs' device."""
         mean = _wide(outputs.detach())
         return mean + torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
@@ -141,7 +144,7 @@ class BernoulliCrossEntropy:
         targets = _of_shape(outputs, batch.targets).to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
 
-    def discrepancy(self, new: Tensor, old: Tensor) -> Tensor:
+    def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002 - every example counts
         """Mean of KL(old ‖ new) = Σ σ(old) log(σ(old) / σ(new)) + σ(−old) log(σ(−old) / σ(−new)).
 
         No logarithm of a rounded probability is taken, so that saturated units give finite numbers.
@@ -151,12 +154,12 @@ class BernoulliCrossEntropy:
         zero = torch.sigmoid(-old) * (F.logsigmoid(-old) - F.logsigmoid(-new))
         return (one + zero).sum() / len(new)
 
-    def hessian_square_root(self, outputs: Tensor) -> Iterator[Tensor]:
+    def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:  # noqa: ARG002 - every example counts
         """√(p (1 − p)) e_c for each output c."""
         logits = _wide(outputs.detach())
         return _one_output_at_a_time((torch.sigmoid(logits) * torch.sigmoid(-logits)).sqrt())
 
-    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - every example counts
         """0 or 1 for each output, in floating point; ``generator`` lives on the outputs' device."""
         return torch.bernoulli(torch.sigmoid(_wide(outputs.detach())), generator=generator)
 
@@ -187,7 +190,7 @@ def _one_output_at_a_time(diagonal: Tensor) -> Iterator[Tensor]:
 
 
 class Metric(Protocol):
-    """How outputs are judged, as a mean over examples.
+    """How outputs are judged, as a mean over examples. A plugin's metric is one of this kind or a `CorpusMetric`.
 
     Attributes:
         name: As printed, with its unit.
@@ -218,3 +221,62 @@ class Accuracy:
     def total(self, outputs: Tensor, batch: Batch) -> Tensor:
         """A hundred for each correct example."""
         return 100.0 * (outputs.argmax(dim=-1) == batch.targets).sum()
+
+
+class CorpusMetric(Protocol):
+    """How a model is judged on a whole split at once, by what it generates.
+
+    Attributes:
+        name: As printed.
+        direction: Whether more is better.
+        signature: What one must know to compute the same number: version, tokenization, decoding.
+    """
+
+    @property
+    def name(self) -> str:
+        """As printed."""
+        ...
+
+    @property
+    def direction(self) -> Direction:
+        """Whether more is better."""
+        ...
+
+    @property
+    def signature(self) -> str:
+        """What one must know to compute the same number."""
+        ...
+
+    def score(self, problem: "Problem", examples: Examples) -> float:
+        """Judge ``problem.model``, which is in evaluation mode; `Problem.precision` says in which formats."""
+        ...
+
+
+class MeanSquaredError:
+    """Squared error, a mean over outputs and examples; 1 for the best constant where targets have unit variance."""
+
+    name = "mean squared error"
+    direction = Direction.MINIMIZE
+
+    def total(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Sum over examples of the mean over an example's outputs."""
+        return (_wide(outputs) - _of_shape(outputs, batch.targets)).square().flatten(1).mean(1).sum()
+
+
+class MeanLoss:
+    """The objective's own loss of an example.
+
+    Args:
+        objective: Which.
+        name: As printed, with its unit.
+    """
+
+    direction = Direction.MINIMIZE
+
+    def __init__(self, objective: Objective, name: str) -> None:
+        self.objective = objective
+        self.name = name
+
+    def total(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Sum over examples."""
+        return self.objective.loss(outputs, batch) * batch.size

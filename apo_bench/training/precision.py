@@ -3,6 +3,7 @@
 =========  =======  ========  ============  =========================================
 name       storage  autocast  loss scaling  remarks
 =========  =======  ========  ============  =========================================
+fp64       float64  no        no            for checks against theory; slow on most GPUs
 fp32       float32  no        no            TF32 off
 tf32       float32  no        no            TF32 matrix units, CUDA only
 bf16       float32  bfloat16  no            master weights in float32
@@ -36,6 +37,7 @@ class _Format:
 
 
 _FORMATS = {
+    Precision.FP64: _Format(storage=torch.float64),
     Precision.FP32: _Format(),
     Precision.TF32: _Format(tf32=True),
     Precision.BF16: _Format(autocast=torch.bfloat16),
@@ -95,6 +97,9 @@ class PrecisionPolicy:
         if self._format.storage == torch.float32:
             kept = ("parameters", "gradients", "optimizer state") if self._format.autocast else ()
             return PrecisionFacts(backend=self.backend, kept_fp32=(*kept, "loss") if kept else ())
+        if self._format.storage == torch.float64:
+            model.to(torch.float64)
+            return PrecisionFacts(backend=self.backend, kept_fp32=())
         kept_modules = []
         for name, module in model.named_modules():
             if isinstance(module, _NORMALIZATIONS):
@@ -133,7 +138,7 @@ class PrecisionPolicy:
 
 def _cpu_multiplies(dtype: torch.dtype) -> bool:
     """Whether this processor has instructions that make products of this format faster than those of float32."""
-    if dtype is torch.float32:
+    if dtype in {torch.float32, torch.float64}:
         return True
     if dtype is torch.float16:
         return False  # products may be fast (AMX), the convolution's backward pass is not

@@ -128,17 +128,17 @@ class Problem:
         """Mean loss over ``normalizer(batch)``, a float32 scalar."""
         return self.objective.loss(outputs, batch)
 
-    def discrepancy(self, new: Tensor, old: Tensor) -> Tensor:
+    def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:
         """Mean output-space discrepancy ρ(new, old)."""
-        return self.objective.discrepancy(new, old)
+        return self.objective.discrepancy(new, old, batch)
 
-    def hessian_square_root(self, outputs: Tensor) -> Iterator[Tensor]:
+    def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
         """Tensors v_c in the outputs' shape, Σ_c v_c v_cᵀ the Hessian of each example's loss in its outputs."""
-        return self.objective.hessian_square_root(outputs)
+        return self.objective.hessian_square_root(outputs, batch)
 
-    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         """Targets drawn from the model's predictive distribution."""
-        return self.objective.sample_targets(outputs, generator)
+        return self.objective.sample_targets(outputs, batch, generator)
 
     def normalizer(self, batch: Batch) -> int:
         """Count over which the loss is a mean: examples or tokens."""

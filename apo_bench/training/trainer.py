@@ -167,6 +167,7 @@ def prepare(
         steps_per_epoch=batches.batches_per_pass,
         metric=task.metric.name,
         direction=task.metric.direction,
+        metric_signature=getattr(task.metric, "signature", None),
     )
     return Loop(run, task, problem, rule, batches, additional, splits, facts, precision, observe)
 
@@ -231,11 +232,12 @@ class Loop:
         if saved is not None:
             self._load_state_dict(saved)
         per_epoch = self.facts.steps_per_epoch
+        between = per_epoch * self.task.evaluation_interval
         last_save = time.monotonic()
         while self.taken < self.total_steps and self.diverged is None:
-            to_epoch_end = per_epoch - self.taken % per_epoch
-            self.block(min(BLOCK, to_epoch_end, self.total_steps - self.taken))
-            if self.diverged is None and (self.taken % per_epoch == 0 or self.taken == self.total_steps):
+            to_evaluation = between - self.taken % between
+            self.block(min(BLOCK, to_evaluation, self.total_steps - self.taken))
+            if self.diverged is None and (self.taken % between == 0 or self.taken == self.total_steps):
                 self._evaluate_curve(self.taken / per_epoch)
             if checkpoints and self.diverged is None and time.monotonic() >= last_save + checkpoints.every_seconds:
                 self._save(checkpoints, memory)
@@ -346,7 +348,9 @@ class Loop:
     @torch.no_grad()
     def _evaluate(self, examples: Examples) -> tuple[float, float]:
         """Return the mean loss and metric over a split, with the model in evaluation mode."""
-        model = self.problem.model
+        model, judge = self.problem.model, self.task.metric
+        total: Callable[[Tensor, Batch], Tensor] | None = getattr(judge, "total", None)
+        score: Callable[[Problem, Examples], float] | None = getattr(judge, "score", None)
         loss = torch.zeros((), dtype=torch.float64, device=self.clock.device)
         metric = torch.zeros((), dtype=torch.float64, device=self.clock.device)
         with self.clock.evaluate(), self.rule.evaluating():
@@ -357,10 +361,12 @@ class Loop:
                 outputs = self.problem.outputs(batch)
                 weight = self.problem.normalizer(batch)
                 loss += self.problem.loss(outputs, batch) * weight
-                metric += self.task.metric.total(outputs, batch)
+                if total is not None:
+                    metric += total(outputs, batch)
                 count += weight
+            judged = float(metric) / len(examples) if score is None else score(self.problem, examples)
             model.train()
-        return float(loss) / count, float(metric) / len(examples)
+        return float(loss) / count, judged
 
     def _precision(self) -> PrecisionFacts:
         """What stays in float32 although parameters are stored in 16 bit: the rule's state and computations too."""

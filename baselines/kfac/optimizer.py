@@ -174,12 +174,14 @@ class KFAC:
         problem = self.problem
         match self.settings.fisher:
             case Fisher.TRUE:
-                yield problem.loss(outputs, batch._replace(targets=problem.sample_targets(outputs, self._generator)))
+                yield problem.loss(
+                    outputs, batch._replace(targets=problem.sample_targets(outputs, batch, self._generator))
+                )
             case Fisher.EMPIRICAL:
                 yield problem.loss(outputs, batch)
             case Fisher.EXACT:
                 wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-                for column in problem.hessian_square_root(outputs.detach()):
+                for column in problem.hessian_square_root(outputs.detach(), batch):
                     yield (wide * column).sum() / problem.normalizer(batch)
 
     def _rows_of(
