@@ -1,4 +1,4 @@
-"""Modern optimizers: torch's own Muon, and kept libraries for the others (``pip install 'apo-bench[modern]'``)."""
+"""Modern optimizers: torch's own Muon, and kept libraries for the others."""
 
 import contextlib
 import dataclasses
@@ -190,13 +190,11 @@ def _build_schedule_free_adamw(problem: Problem, h: ScheduleFreeAdamW) -> Update
 
 
 def _library(module: str, competitor: str) -> Any:
-    """Import a library of the extra ``modern`` when it is needed: one takes half a second."""
+    """Import a library when it is needed: one takes half a second."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UsageError(
-            f"{competitor} needs the library {module} ({error}); pip install 'apo-bench[modern]'"
-        ) from error
+        raise UsageError(f"{competitor} needs the library {module} ({error}); pip install {module}") from error
 
 
 muon = Competitor(Muon, _build_muon, "Jordan et al., 2024", in_precision=EPSILON_OF_FP16)

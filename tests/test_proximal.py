@@ -66,11 +66,27 @@ def test_q_equals_autograd_of_the_explicit_divergence(reverse: bool, extra: int 
 def test_competitors_pass_both_on(name: str) -> None:
     competitor = optimizers()[name].load()
     for fields, expected in (
-        ({}, (False, None)),
-        ({"reverse_kl": True, "extra_batch": 4}, (True, 4)),
+        ({}, (False, None, False)),
+        ({"reverse_kl": True, "extra_batch": 4, "fresh_batch": True}, (True, 4, True)),
     ):
         rule = competitor.build(_problem(_network()), competitor.hyperparameters(**fields))
-        assert (rule.weights.reverse, rule.weights.extra) == expected
+        assert (rule.weights.reverse, rule.weights.extra, rule.weights.fresh) == expected
+
+
+def test_a_fresh_batch_takes_the_place_of_b_in_the_loss_term() -> None:
+    """Drawn before B′, from the same stream: q is the gradient of the loss on a batch that made no gradient."""
+    problem, objective, _, state = _moved(ProximalWeights(fsd=0.0, wsd=0.0, fresh=True))
+    with problem.lookahead(state):
+        fresh = problem.gradients(problem.loss(problem.outputs(_batch(99, torch.float64)), _batch(99, torch.float64)))
+    with problem.lookahead(state):
+        same = problem.gradients(problem.loss(problem.outputs(_batch(0, torch.float64)), _batch(0, torch.float64)))
+    got = objective.gradient().values
+    for one, want, other in zip(got, fresh.values, same.values, strict=True):
+        assert one is not None
+        assert want is not None
+        assert other is not None
+        torch.testing.assert_close(one, want, rtol=1e-12, atol=1e-14)
+        assert float((one - other).abs().max()) > 1e-6
 
 
 @pytest.mark.parametrize("extra", [0, -3])

@@ -6,7 +6,8 @@ is searched has as its default what had the highest validation accuracy of 8 tri
 LeNet on Fashion-MNIST-20k, 5 epochs).
 
 ``reverse_kl`` takes KL(new ‖ old) as the function-space discrepancy instead of KL(old ‖ new); ``extra_batch`` is the
-number of examples on which it is taken, 0 for as many as a step's batch has.
+number of examples on which it is taken, 0 for as many as a step's batch has. ``fresh_batch`` takes the loss term of Q
+on a batch of its own, which is wrong on purpose: the ablation that shows why the paper reuses B.
 """
 
 import dataclasses
@@ -37,6 +38,7 @@ class APOSGD:
     wsd: float = hyperparameter(0.0, symbol="λ_WSD")
     reverse_kl: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
     extra_batch: int = hyperparameter(0, symbol="|B′|")
+    fresh_batch: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
     interval: int = hyperparameter(10, symbol="K")
     weight_decay: float = hyperparameter(0.0, search=Search(1e-6, 1e-2, log=True), symbol="λ")
 
@@ -77,7 +79,9 @@ def _around(problem: Problem, h: APOSGD, base: Callable[..., torch.optim.Optimiz
     return APOLR(
         problem,
         base(problem.parameters, lr=h.lr, weight_decay=h.weight_decay, foreach=True, **fields),
-        weights=ProximalWeights(fsd=h.fsd, wsd=h.wsd, reverse=h.reverse_kl, extra=h.extra_batch or None),
+        weights=ProximalWeights(
+            fsd=h.fsd, wsd=h.wsd, reverse=h.reverse_kl, extra=h.extra_batch or None, fresh=h.fresh_batch
+        ),
         meta_lr=h.meta_lr,
         meta_optimizer=MetaOptimizer(h.meta_optimizer),
         interval=h.interval,
@@ -111,6 +115,7 @@ class APOPHyperparameters:
     wsd: float = hyperparameter(0.0, symbol="λ_WSD")
     reverse_kl: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
     extra_batch: int = hyperparameter(0, symbol="|B′|")
+    fresh_batch: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
     interval: int = hyperparameter(10, symbol="K")
     momentum: float = hyperparameter(0.9, symbol="μ")
     weight_decay: float = hyperparameter(0.0, search=Search(1e-6, 1e-2, log=True), symbol="λ")
@@ -122,7 +127,9 @@ def _apo_p(problem: Problem, h: APOPHyperparameters) -> UpdateRule:
     return APOP(
         problem,
         lr=h.lr,
-        weights=ProximalWeights(fsd=h.fsd, wsd=h.wsd, reverse=h.reverse_kl, extra=h.extra_batch or None),
+        weights=ProximalWeights(
+            fsd=h.fsd, wsd=h.wsd, reverse=h.reverse_kl, extra=h.extra_batch or None, fresh=h.fresh_batch
+        ),
         meta_lr=h.meta_lr,
         meta_optimizer=MetaOptimizer(h.meta_optimizer),
         interval=h.interval,

@@ -30,12 +30,15 @@ class ProximalWeights:
             is KL(old ‖ new).
         extra: How many examples of B′ are used, the first ones of the batch that is drawn; `None` for all. The
             discrepancy stays a mean over examples, so that λ_FSD keeps its meaning.
+        fresh: Whether the loss term is taken on a batch of its own instead of B. Only for the ablation: Q then no longer
+            rewards what the step does for the examples it was computed from, and the best preconditioner has rank one.
     """
 
     fsd: float
     wsd: float
     reverse: bool = False
     extra: int | None = None
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         """Refuse negative weights and an empty B′."""
@@ -66,7 +69,7 @@ class ProximalObjective:
         self, problem: Problem, batch: Batch, random_state: dict[str, Tensor], weights: ProximalWeights
     ) -> None:
         self._problem = problem
-        self._batch = batch
+        self._batch = problem.draw() if weights.fresh else batch
         self._random_state = random_state
         self._weights = weights
         self._start = [parameter.detach().clone() for parameter in problem.parameters]

@@ -1,4 +1,4 @@
-"""Suites: each a function from a scale to a frozen value; a variant replaces fields of another.
+"""Image classification on CIFAR, or on Fashion-MNIST-20k (E4).
 
 The searched hyperparameters of the local tasks are those with the highest validation accuracy of 8 quasi-random trials,
 the same number for every competitor and task: fp32, the task's budget, tuning seed 100, which is no reporting seed. The
@@ -8,9 +8,6 @@ KFAC's defaults, and APO-P's meta-learning rate and warm-up as recalled, not ver
 5e-4, as in the paper.
 """
 
-from collections.abc import Callable
-
-from apo_bench.errors import UsageError, did_you_mean
 from apo_bench.schedules import Constant, Cosine, Schedule
 from apo_bench.spec import OptimizerEntry, Precision, Scalar, Scale, Suite, TaskEntry
 
@@ -97,17 +94,3 @@ def classification(scale: Scale) -> Suite:
         ),
         precisions=(Precision.FP32, Precision.FP16),
     )
-
-
-SUITES: dict[str, Callable[[Scale], Suite]] = {"classification": classification}
-
-
-def suite(name: str, scale: Scale) -> Suite:
-    """Look a suite up by name.
-
-    Raises:
-        UsageError: Unknown name.
-    """
-    if name not in SUITES:
-        raise UsageError(f"unknown suite {name!r}{did_you_mean(name, SUITES)}")
-    return SUITES[name](scale)

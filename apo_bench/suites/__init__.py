@@ -1,0 +1,41 @@
+"""Suites: each a function from a scale to a frozen value; a variant replaces fields of another.
+
+One file an experiment, or a family of them. At scale ``local`` searched hyperparameters are those that tuning chose on
+validation data, with as many trials for every competitor of a task; at scale ``paper`` nothing has been tuned yet, and
+what stands there is usual, or recalled from the paper and not verified. Each file says which.
+"""
+
+from collections.abc import Callable
+
+from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.spec import Scale, Suite
+from apo_bench.suites.ablations import ablations
+from apo_bench.suites.classification import classification
+from apo_bench.suites.everything import everything
+from apo_bench.suites.low_precision import low_precision
+from apo_bench.suites.lr_adaptation import lr_adaptation
+from apo_bench.suites.reconstruction import reconstruction
+from apo_bench.suites.regression import regression
+from apo_bench.suites.translation import translation
+
+SUITES: dict[str, Callable[[Scale], Suite]] = {
+    "classification": classification,
+    "regression": regression,
+    "reconstruction": reconstruction,
+    "translation": translation,
+    "low-precision": low_precision,
+    "lr-adaptation": lr_adaptation,
+    "ablations": ablations,
+    "all": everything,
+}
+
+
+def suite(name: str, scale: Scale) -> Suite:
+    """Look a suite up by name.
+
+    Raises:
+        UsageError: Unknown name.
+    """
+    if name not in SUITES:
+        raise UsageError(f"unknown suite {name!r}{did_you_mean(name, SUITES)}")
+    return SUITES[name](scale)

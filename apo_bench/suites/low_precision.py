@@ -1,0 +1,30 @@
+"""Low precision: parameters, activations and gradients stored in 16 bit (E6).
+
+The paper's table says 16 bit and not which format [P]; both are run here, and fp32 beside them.
+"""
+
+import msgspec
+
+from apo_bench.spec import Precision, Scale, Suite
+from apo_bench.suites.classification import classification
+
+_COMPETITORS = ("sgdm", "kfac", "apo-p")
+_NETWORKS = {
+    Scale.SMOKE: ("fashion-mnist-20k.lenet",),
+    Scale.LOCAL: ("fashion-mnist-20k.lenet", "fashion-mnist-20k.resnet18-w8"),
+    Scale.PAPER: ("cifar10.lenet", "cifar10.resnet18", "cifar100.resnet18"),
+}
+
+
+def low_precision(scale: Scale) -> Suite:
+    """Low precision: who stays stable when everything is stored in 16 bit."""
+    base = classification(scale)
+    precisions = (Precision.PURE_BF16, Precision.PURE_FP16)
+    return msgspec.structs.replace(
+        base,
+        name="low-precision",
+        title="Low precision",
+        tasks=tuple(entry for entry in base.tasks if entry.task in _NETWORKS[scale]),
+        optimizers=tuple(entry for entry in base.optimizers if entry.optimizer in _COMPETITORS),
+        precisions=precisions if scale is Scale.SMOKE else (Precision.FP32, *precisions),
+    )

@@ -1,0 +1,32 @@
+"""Image reconstruction by the deep autoencoder of Hinton and Salakhutdinov (E3); the set-up is recalled [R]."""
+
+from apo_bench.spec import OptimizerEntry, Precision, Scalar, Scale, Suite, TaskEntry
+from apo_bench.suites.regression import COMPETITORS
+
+_TUNED: dict[str, dict[str, Scalar]] = {}
+
+
+def reconstruction(scale: Scale) -> Suite:
+    """Image reconstruction: a deep autoencoder of sigmoid units, hard for first-order methods."""
+    local = "fashion-mnist-20k.autoencoder"
+    competitors = COMPETITORS
+    precisions: tuple[Precision, ...] = (Precision.FP32,)
+    match scale:
+        case Scale.SMOKE:
+            tasks: tuple[TaskEntry, ...] = (TaskEntry(task=local, epochs=0.25),)
+            precisions = (Precision.FP32, Precision.FP16)
+        case Scale.LOCAL:
+            tasks = (TaskEntry(task=local, epochs=10, overrides=_TUNED),)
+        case Scale.PAPER:
+            tasks = tuple(
+                TaskEntry(task=task, epochs=100, seeds=(0, 1, 2))
+                for task in ("mnist.autoencoder", "fashion-mnist.autoencoder")
+            )
+    return Suite(
+        name="reconstruction",
+        scale=scale,
+        title="Image reconstruction",
+        tasks=tasks,
+        optimizers=tuple(OptimizerEntry(optimizer=name) for name in competitors),
+        precisions=precisions,
+    )

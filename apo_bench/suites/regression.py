@@ -1,0 +1,49 @@
+"""Regression: a badly conditioned linear map (E1) and tables (E2), judged by the training loss in the paper.
+
+E1 is learned by a network without nonlinearity, so that nothing but the conditioning is hard. The sizes of E1, and all
+of E2, are recalled from the paper and not verified [R]. At scale ``local`` concrete and meats stand in for the tables.
+"""
+
+from apo_bench.spec import OptimizerEntry, Precision, Scalar, Scale, Suite, TaskEntry
+
+COMPETITORS = ("sgdm", "adam", "soap", "kfac", "ekfac", "apo-p")
+"""The paper's, with SOAP in place of Shampoo, whose successor it is, and EKFAC."""
+LINEAR_STEPS = 5000
+"""Full-batch steps of E1: APO-P updates its preconditioner 500 times in them."""
+
+_Tuned = dict[str, dict[str, Scalar]]
+_TUNED_LINEAR: _Tuned = {}
+_TUNED_CONCRETE: _Tuned = {}
+_TUNED_MEATS: _Tuned = {}
+
+
+def regression(scale: Scale) -> Suite:
+    """Regression: who minimizes an ill-conditioned loss."""
+    linear, concrete, meats = "linear-map-1e10.two-layer", "concrete.mlp", "meats.mlp"
+    precisions: tuple[Precision, ...] = (Precision.FP32,)
+    match scale:
+        case Scale.SMOKE:
+            budgets = {linear: 100, concrete: 5, meats: 20}
+            tasks = tuple(TaskEntry(task=task, epochs=epochs) for task, epochs in budgets.items())
+            precisions = (Precision.FP32, Precision.FP16)
+        case Scale.LOCAL:
+            seeds = (0, 1, 2)
+            tasks = (
+                TaskEntry(task=linear, epochs=LINEAR_STEPS, seeds=seeds, overrides=_TUNED_LINEAR),
+                TaskEntry(task=concrete, epochs=200, seeds=seeds, overrides=_TUNED_CONCRETE),
+                TaskEntry(task=meats, epochs=500, seeds=seeds, overrides=_TUNED_MEATS),
+            )
+        case Scale.PAPER:
+            tables = ("slice.mlp", "protein.mlp", "parkinsons.mlp")
+            tasks = (
+                TaskEntry(task=linear, epochs=LINEAR_STEPS, seeds=(0, 1, 2), overrides=_TUNED_LINEAR),
+                *(TaskEntry(task=task, epochs=500, seeds=(0, 1, 2)) for task in tables),
+            )
+    return Suite(
+        name="regression",
+        scale=scale,
+        title="Regression",
+        tasks=tasks,
+        optimizers=tuple(OptimizerEntry(optimizer=name) for name in COMPETITORS),
+        precisions=precisions,
+    )
