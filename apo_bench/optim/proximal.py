@@ -30,8 +30,8 @@ class ProximalWeights:
             is KL(old ‖ new).
         extra: How many examples of B′ are used, the first ones of the batch that is drawn; `None` for all. The
             discrepancy stays a mean over examples, so that λ_FSD keeps its meaning.
-        fresh: Whether the loss term is taken on a batch of its own instead of B. Only for the ablation: Q then no longer
-            rewards what the step does for the examples it was computed from, and the best preconditioner has rank one.
+        fresh: Whether the loss term is taken on a batch of its own instead of B. Only for the ablation: then Q no
+            longer rewards what the step does for its own examples, and the best preconditioner has rank one.
     """
 
     fsd: float
