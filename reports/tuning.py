@@ -27,6 +27,7 @@ from scipy import stats
 
 from apo_bench.competitor import Search
 from apo_bench.errors import UsageError
+from apo_bench.record import Direction
 from apo_bench.registry import optimizers, tasks
 from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar, resolve_hyperparameters
 
@@ -77,10 +78,10 @@ class Result(msgspec.Struct, frozen=True):
         optimizer: Name.
         overrides: As JSON.
         seed: Seed.
-        steps: First evaluation at `TARGET` or above; `None` where there was none.
-        accuracy: Validation accuracy, a mean over the last epoch's evaluations; `None` where the run diverged.
-        best: Highest validation accuracy.
-        test: Test accuracy, where it was asked for.
+        steps: First evaluation at an accuracy of `TARGET` or above; `None` where there was none.
+        validation: Validation metric, a mean over the last epoch's evaluations; `None` where the run diverged.
+        best: Best validation metric.
+        test: Test metric, where it was asked for.
     """
 
     task: str
@@ -88,7 +89,7 @@ class Result(msgspec.Struct, frozen=True):
     overrides: str
     seed: int
     steps: int | None
-    accuracy: float | None
+    validation: float | None
     best: float | None
     test: float | None
 
@@ -119,29 +120,36 @@ def train(job: Job) -> Result:
         loop = prepare(spec, tasks()[job.task].load()(), competitor, torch.device("cpu"))
     except UsageError as error:
         print(f"{job.key}: {error}", flush=True)
-        return Result(*job.key, steps=None, accuracy=None, best=None, test=None)
+        return Result(*job.key, steps=None, validation=None, best=None, test=None)
     curve: list[tuple[int, float]] = []
     while loop.taken < loop.total_steps and loop.diverged is None:
         loop.block(min(job.every, loop.total_steps - loop.taken))
-        loss, accuracy = loop.validate()
-        if not math.isfinite(loss):
+        loss, metric = loop.validate()
+        if not (math.isfinite(loss) and math.isfinite(metric)):
             break
-        curve.append((loop.taken, accuracy))
+        curve.append((loop.taken, metric))
     finished = bool(curve) and curve[-1][0] == loop.total_steps and loop.diverged is None
-    last_epoch = [accuracy for step, accuracy in curve if step > loop.total_steps * (1 - 1 / job.epochs)]
+    last_epoch = [metric for step, metric in curve if step > loop.total_steps * (1 - 1 / job.epochs)]
+    maximize = loop.facts.direction is Direction.MAXIMIZE
     return Result(
         *job.key,
-        steps=next((step for step, accuracy in curve if accuracy >= TARGET), None),
-        accuracy=statistics.fmean(last_epoch) if finished else None,
-        best=max((accuracy for _, accuracy in curve), default=None),
+        steps=next((step for step, metric in curve if metric >= TARGET), None) if maximize else None,
+        validation=statistics.fmean(last_epoch) if finished else None,
+        best=(max if maximize else min)((metric for _, metric in curve), default=None),
         test=loop.test()[1] if job.test and finished else None,
     )
 
 
-def trials(task: str, optimizer: str, count: int, *, epochs: float, every: int) -> Iterator[Job]:
-    """Quasi-random points in the declared search space; ``count`` is a power of two."""
+def trials(
+    task: str, optimizer: str, count: int, *, epochs: float, every: int, weight_decay: float = WEIGHT_DECAY
+) -> Iterator[Job]:
+    """Quasi-random points in the declared search space; ``count`` is a power of two.
+
+    A weight decay of 0 is set for all optimizers, any other only where it is coupled to the gradient.
+    """
     kind = optimizers()[optimizer].load().hyperparameters
-    fixed: dict[str, Scalar] = {} if optimizer in DECOUPLED else {"weight_decay": WEIGHT_DECAY}
+    coupled = optimizer not in DECOUPLED or weight_decay == 0.0
+    fixed: dict[str, Scalar] = {"weight_decay": weight_decay} if coupled else {}
     searches = {
         field.name: NARROWED.get((optimizer, field.name), field.metadata["search"])
         for field in dataclasses.fields(kind)
@@ -182,13 +190,22 @@ def read(path: Path) -> list[Result]:
 
 def by_steps(result: Result) -> tuple[float, float]:
     """Order of choice for speed: fewest steps to the target, ties by accuracy."""
-    accuracy = -math.inf if result.accuracy is None else result.accuracy
-    return (-math.inf if result.steps is None else -result.steps, accuracy)
+    return (-math.inf if result.steps is None else -result.steps, by_accuracy(result)[0])
 
 
 def by_accuracy(result: Result) -> tuple[float, float]:
-    """Order of choice for quality."""
-    return (-math.inf if result.accuracy is None else result.accuracy, 0.0)
+    """Order of choice for quality, where more is better."""
+    return (-math.inf if result.validation is None else result.validation, 0.0)
+
+
+def best(results: Iterable[Result]) -> Result:
+    """The trial of one competitor on one task that validates best."""
+    own = list(results)
+    maximize = tasks()[own[0].task].load()().metric.direction is Direction.MAXIMIZE
+    finished = [result for result in own if result.validation is not None]
+    if not finished:
+        return own[0]
+    return max(finished, key=lambda result: (result.validation or 0.0) * (1.0 if maximize else -1.0))
 
 
 def _append(path: Path, result: Result) -> None:

@@ -98,7 +98,7 @@ def test_declared_defaults_are_those_that_tuning_chose(name: str) -> None:
     trials = pd.read_csv(ROOT / "reports" / "steps-to-accuracy" / "trials.csv")
     own = trials[trials["optimizer"] == name]
     assert len(own) == 8
-    best = json.loads(own.loc[own["accuracy"].idxmax(), "overrides"])
+    best = json.loads(own.loc[own["validation"].idxmax(), "overrides"])
     best.pop("weight_decay", None)
     defaults = optimizers()[name].load().hyperparameters()
     assert best == {field: getattr(defaults, field) for field in best}
@@ -111,7 +111,7 @@ def test_the_local_suites_settings_are_those_that_tuning_chose() -> None:
         for entry in local.optimizers:
             own = trials[(trials["task"] == task.task) & (trials["optimizer"] == entry.optimizer)]
             assert len(own) == 8
-            best = json.loads(own.loc[own["accuracy"].idxmax(), "overrides"])
+            best = json.loads(own.loc[own["validation"].idxmax(), "overrides"])
             kind = optimizers()[entry.optimizer].load().hyperparameters
             settings = {**entry.overrides, **task.overrides.get(entry.optimizer, {})}
             chosen = resolve_hyperparameters(kind, settings, optimizer=entry.optimizer)

@@ -9,7 +9,6 @@ _TUNED: dict[str, dict[str, Scalar]] = {}
 def reconstruction(scale: Scale) -> Suite:
     """Image reconstruction: a deep autoencoder of sigmoid units, hard for first-order methods."""
     local = "fashion-mnist-20k.autoencoder"
-    competitors = COMPETITORS
     precisions: tuple[Precision, ...] = (Precision.FP32,)
     match scale:
         case Scale.SMOKE:
@@ -27,6 +26,6 @@ def reconstruction(scale: Scale) -> Suite:
         scale=scale,
         title="Image reconstruction",
         tasks=tasks,
-        optimizers=tuple(OptimizerEntry(optimizer=name) for name in competitors),
+        optimizers=tuple(OptimizerEntry(optimizer=name, overrides={"weight_decay": 0.0}) for name in COMPETITORS),
         precisions=precisions,
     )

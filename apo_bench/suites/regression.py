@@ -44,6 +44,6 @@ def regression(scale: Scale) -> Suite:
         scale=scale,
         title="Regression",
         tasks=tasks,
-        optimizers=tuple(OptimizerEntry(optimizer=name) for name in COMPETITORS),
+        optimizers=tuple(OptimizerEntry(optimizer=name, overrides={"weight_decay": 0.0}) for name in COMPETITORS),
         precisions=precisions,
     )
