@@ -173,6 +173,14 @@ def test_settings_of_one_optimizer_are_told_apart() -> None:
     assert names == {"sgdm (lr=0.1)", "sgdm (lr=0.2)", "adam"}
 
 
+def test_an_ablations_rows_name_what_they_vary() -> None:
+    """The value that most settings share goes without saying, for each hyperparameter by itself."""
+    varied: list[dict[str, Any]] = [{}, {"interval": 1}, {"interval": 100}, {"lr": 1.0}, {"lr": 10.0}]
+    records = [record("apo-p", 0, 80.0 + place, **({"interval": 10} | setting)) for place, setting in enumerate(varied)]
+    names = [row.competitor for row in leaderboard("s", Scale.LOCAL, records).sections[0].rows]
+    assert sorted(names) == ["apo-p", "apo-p (interval=1)", "apo-p (interval=100)", "apo-p (lr=1.0)", "apo-p (lr=10.0)"]
+
+
 def test_a_plan_shows_what_is_missing_and_nothing_else() -> None:
     made, other = record("sgdm", 0, 80.0), record("adam", 0, 81.0)
     missing = msgspec.structs.replace(made.spec, seed=1)

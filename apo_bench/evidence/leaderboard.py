@@ -6,7 +6,7 @@ reasons (crash, memory, interruption) are counted apart and never as a loss.
 """
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
@@ -202,25 +202,40 @@ def _references(cells: Iterable[_Cell]) -> dict[tuple[Precision, float, bool], _
 
 
 def _competitor_names(cells: Iterable[_Cell]) -> dict[_Cell, str]:
-    """Name competitors; where an optimizer appears with several settings, append what differs."""
+    """Name competitors; where an optimizer appears with several settings, append what differs.
+
+    With three settings or more, the one value that is more common than any other goes without saying: an ablation's
+    rows name the one thing that they vary.
+    """
     groups: dict[tuple[str, Precision], list[_Cell]] = defaultdict(list)
     for cell in cells:
         groups[cell.optimizer, cell.precision].append(cell)
     names = {}
     for (optimizer, _), same in groups.items():
-        values: dict[str, set[Scalar]] = defaultdict(set)
+        values: dict[str, Counter[Scalar]] = defaultdict(Counter)
         for cell in same:
             for name, value in cell.hyperparameters:
-                values[name].add(value)
+                values[name][value] += 1
+        usual = {name: _most_common(counts) for name, counts in values.items() if len(same) > 2}  # noqa: PLR2004
         schedules = {str(cell.schedule) for cell in same}
         for cell in same:
-            differing = [f"{name}={value}" for name, value in cell.hyperparameters if len(values[name]) > 1]
+            differing = [
+                f"{name}={value}"
+                for name, value in cell.hyperparameters
+                if len(values[name]) > 1 and (usual.get(name) is None or usual[name] != (value,))
+            ]
             if len(schedules) > 1:
                 differing.append(type(cell.schedule).__name__.lower())
             if cell.compile:
                 differing.append("compiled")
             names[cell] = f"{optimizer} ({', '.join(differing)})" if differing else optimizer
     return names
+
+
+def _most_common(counts: Counter[Scalar]) -> tuple[Scalar] | None:
+    """The value that is more common than any other, in a tuple, since it may be `None`."""
+    (value, most), *others = counts.most_common(2)
+    return (value,) if all(n < most for _, n in others) else None
 
 
 def _row(
