@@ -1,16 +1,20 @@
 """Leaderboards: what they claim, what they leave empty, and that no name can break a page."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from scipy import stats
 
 from apo_bench.evidence.intervals import mean_interval
 from apo_bench.evidence.leaderboard import leaderboard
+from apo_bench.evidence.table import run_table
 from apo_bench.executors.job import now
 from apo_bench.record import (
     SCHEMA,
     Cost,
     Crashed,
+    CurvePoint,
     Direction,
     Diverged,
     Exhausted,
@@ -188,6 +192,68 @@ def test_a_plan_shows_what_is_missing_and_nothing_else() -> None:
     (row,) = board.sections[0].rows
     assert (row.results, row.planned) == (1, 2)
     assert "1 of 2 runs have a result." in leaderboard_text(board)
+
+
+def _with_losses(made: RunRecord, *losses: float) -> RunRecord:
+    points = tuple(
+        CurvePoint(
+            step=10 * place,
+            epoch=place,
+            seconds=place,
+            train_loss=loss,
+            validation_loss=loss,
+            validation=80.0,
+            learning_rate_factor=1.0,
+        )
+        for place, loss in enumerate(losses, start=1)
+    )
+    return msgspec.structs.replace(made, curve=points)
+
+
+def test_training_loss_is_the_last_of_the_curve_over_seeds() -> None:
+    made = [_with_losses(record("sgdm", seed, 80.0), 2.0, loss) for seed, loss in enumerate((0.5, 0.25, 0.75))]
+    made.append(_with_losses(record("adam", 0, 81.0), 2.0, 1.23456e-7))
+    lost = record("kfac", 0, None, outcome=Diverged(step=12, reason="loss"))
+    board = leaderboard("s", Scale.LOCAL, [*made, _with_losses(lost, 2.0), record("sgd", 0, 1.0)])
+    rows = {row.competitor: row for row in board.sections[0].rows}
+    assert rows["sgdm"].train_loss == mean_interval([0.5, 0.25, 0.75])
+    assert rows["kfac"].train_loss is None
+    assert rows["sgd"].train_loss is None
+    page = leaderboard_markdown(board)
+    cells = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in page.splitlines() if line[:1] == "|"}
+    assert cells["optimizer"] == "training loss"
+    assert (cells["sgdm"], cells["adam"], cells["kfac"]) == ("0.5000 ± 0.62", "1.235e-07", "–")
+    table = run_table([*made, lost])
+    assert list(table["train_loss"].dropna()) == [1.23456e-7, 0.5, 0.25, 0.75]
+    assert table["train_loss"].isna().sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "shown"),
+    [
+        ("accuracy (%)", 81.5, "81.50"),
+        ("BLEU", 34.6, "34.60"),
+        ("half squared error", 1.23456e-7, "1.235e-07"),
+        ("mean squared error", 0.5, "0.5000"),
+        ("squared error", 1234.4, "1234"),
+    ],
+)
+def test_scores_are_shown_with_the_digits_of_their_metric(metric: str, score: float, shown: str) -> None:
+    facts = msgspec.structs.replace(FACTS, metric=metric)
+    board = leaderboard("s", Scale.LOCAL, [record("sgdm", 0, score, facts=facts)])
+    (row,) = (line for line in leaderboard_markdown(board).splitlines() if line.startswith("| sgdm"))
+    cells = [cell.strip() for cell in row.split("|")]
+    assert (cells[3], cells[-3]) == (shown, shown)  # the score and the best validation value
+    assert f" {shown} " in leaderboard_text(board)
+
+
+def test_small_differences_are_not_rounded_away() -> None:
+    facts = msgspec.structs.replace(FACTS, direction=Direction.MINIMIZE, metric="half squared error")
+    made = [record("sgdm", seed, 3e-7 + seed * 1e-8, facts=facts) for seed in range(3)]
+    made += [record("adam", seed, 1e-7 + seed * 1.01e-8, facts=facts) for seed in range(3)]
+    page = leaderboard_markdown(leaderboard("s", Scale.LOCAL, made))
+    assert "**-1.999e-07 ± 2.5e-10**" in page
+    assert "1.101e-07 ± 2.5e-08" in page
 
 
 HOSTILE = "x|y` <b>*_[z](http://a)\n## pwned"

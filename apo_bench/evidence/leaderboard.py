@@ -7,10 +7,11 @@ reasons (crash, memory, interruption) are counted apart and never as a loss.
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median
 
 from apo_bench.evidence.intervals import Interval, mean_interval
+from apo_bench.evidence.reported import reported_value
 from apo_bench.record import Direction, Diverged, PrecisionBackend, RunRecord, TaskFacts
 from apo_bench.spec import Device, Precision, RunSpec, Scalar, Scale
 
@@ -34,11 +35,15 @@ class Row:
         skipped_steps: Steps skipped because a scaled gradient overflowed, over all runs.
         planned: Runs that the plan holds, `None` when no plan is known.
         best_validation: Mean of each run's best validation value.
+        train_loss: Last point of the training curve (a mean over the steps since the point before), over seeds; `None`
+            when a run diverged or none has a curve.
         epochs: Budget.
         step_ms: Median over runs of the run's median step, in milliseconds.
         train_seconds: Median over runs.
         peak_memory_bytes: Largest over runs.
         state_bytes: Largest over runs.
+        reported: What the paper prints for this cell; at scale ``paper`` alone, and only where the optimizer has one
+            setting: which of several the paper's would be is not known.
     """
 
     competitor: str
@@ -52,11 +57,13 @@ class Row:
     skipped_steps: int
     planned: int | None
     best_validation: float | None
+    train_loss: Interval | None
     epochs: float
     step_ms: float | None
     train_seconds: float | None
     peak_memory_bytes: int | None
     state_bytes: int | None
+    reported: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +159,7 @@ def leaderboard(
             device,
             {cell: runs for cell, runs in by_cell.items() if (cell.task, cell.device) == (task, device)},
             plan_sizes if planned is not None else None,
+            scale,
         )
         for task, device in (places if planned is not None else sorted(places))
     ]
@@ -165,12 +173,17 @@ def leaderboard(
 
 
 def _section(
-    task: str, device: Device, cells: Mapping[_Cell, list[RunRecord]], plan_sizes: Mapping[_Cell, int] | None
+    task: str,
+    device: Device,
+    cells: Mapping[_Cell, list[RunRecord]],
+    plan_sizes: Mapping[_Cell, int] | None,
+    scale: Scale,
 ) -> Section:
     facts = next((record.task for runs in cells.values() for record in runs if record.task), None)
     names = _competitor_names(cells)
     references = _references(cells)
     comparisons = max(1, len(cells) - len(references))
+    printed = _printed(cells, facts) if scale is Scale.PAPER else {}
     rows = [
         _row(
             names[cell],
@@ -179,6 +192,7 @@ def _section(
             cells[references[cell.conditions]] if cell.conditions in references else [],
             comparisons,
             plan_sizes[cell] if plan_sizes is not None else None,
+            printed.get(cell),
         )
         for cell, runs in cells.items()
     ]
@@ -190,6 +204,16 @@ def _section(
         return (False, False, sign * row.score.mean)
 
     return Section(task, device, facts, tuple(sorted(rows, key=order)))
+
+
+def _printed(cells: Collection[_Cell], facts: TaskFacts | None) -> dict[_Cell, float | None]:
+    """The paper's number for each cell, none for an optimizer with several settings in one precision."""
+    same = Counter((cell.optimizer, cell.precision) for cell in cells)
+    return {
+        cell: reported_value(cell.task, cell.optimizer, cell.precision, facts.metric if facts else None)
+        for cell in cells
+        if same[cell.optimizer, cell.precision] == 1
+    }
 
 
 def _references(cells: Iterable[_Cell]) -> dict[tuple[Precision, float, bool], _Cell]:
@@ -245,6 +269,7 @@ def _row(
     reference: Sequence[RunRecord],
     comparisons: int,
     planned: int | None,
+    printed: float | None,
 ) -> Row:
     results = [record for record in runs if record.is_result]
     diverged = sum(isinstance(record.outcome, Diverged) for record in results)
@@ -253,6 +278,7 @@ def _row(
         record.precision is not None and record.precision.backend is PrecisionBackend.EMULATED for record in results
     )
     costs = [] if emulated else [record.cost for record in results if record.cost]
+    losses = [record.curve[-1].train_loss for record in results if record.curve]
     best = [record.scores.best_validation for record in results if record.scores.best_validation is not None]
     steps = [cost.step_ms for cost in costs if cost.step_ms is not None]
     peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
@@ -269,11 +295,13 @@ def _row(
         skipped_steps=sum(record.cost.skipped_steps for record in results if record.cost),
         planned=planned,
         best_validation=sum(best) / len(best) if best and not diverged else None,
+        train_loss=mean_interval(losses) if losses and not diverged else None,
         epochs=cell.epochs,
         step_ms=median(steps) if steps else None,
         train_seconds=median(cost.train_seconds for cost in costs) if costs else None,
         peak_memory_bytes=max(peaks, default=None),
         state_bytes=max(states, default=None),
+        reported=printed,
     )
 
 

@@ -29,6 +29,7 @@ COLUMNS = (
     "value",
     "validation_value",
     "best_validation_value",
+    "train_loss",
     "epochs",
     "steps",
     "skipped_steps",
@@ -50,7 +51,11 @@ COLUMNS = (
     "started_at",
     "finished_at",
 )
-"""Columns in their order; a number that was not measured is missing, never 0."""
+"""Columns in their order; a number that was not measured is missing, never 0.
+
+``train_loss`` is the last point of the training curve: the mean over the steps since the point before it; of a diverged
+run, the last finite one.
+"""
 
 
 def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:
@@ -98,6 +103,8 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "started_at": record.started_at,
         "finished_at": record.finished_at,
     }
+    if record.curve:
+        row["train_loss"] = record.curve[-1].train_loss
     if record.task:
         row |= {
             "model": record.task.model,

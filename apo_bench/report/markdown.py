@@ -1,5 +1,6 @@
 """Leaderboards as Markdown and as plain tables. Rendering only: every number comes in finished."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from tabulate import tabulate
@@ -33,7 +34,8 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         lines += ["## Runs without a result", ""]
         lines += [f"- {_text(title)}: {_text(message)}" for title, message in board.failures]
         lines.append("")
-    lines += ["## How to read this", "", _LEGEND, ""]
+    legend = f"{_LEGEND}\n{_LEGEND_REPORTED}" if any(map(_has_reported, board.sections)) else _LEGEND
+    lines += ["## How to read this", "", legend, ""]
     if board.machines:
         lines += ["Made on:", ""]
         lines += [f"- {_text(machine)}" for machine in board.machines]
@@ -62,6 +64,7 @@ _LEGEND = f"""\
 - *vs. {REFERENCE}* is the mean difference to {REFERENCE} in the same precision, paired by seed, with simultaneous 95 %
   intervals over the task's table (Bonferroni). **Bold** where the interval excludes zero: only there is a
   difference claimed.
+- *training loss* is the last point of the training curve, a mean over the steps since the point before; ± as above.
 - *skipped* counts the steps that loss scaling skipped because a gradient overflowed.
 - A cell with a diverged run shows how many diverged and no mean.
 - *emulated*: 16-bit products were computed in float32 from 16-bit values and rounded on output; scores are those of
@@ -71,14 +74,28 @@ _LEGEND = f"""\
 """
 
 
+_LEGEND_REPORTED = """\
+- *reported [P]* is what the paper prints for this task and optimizer (Bae et al., 2022, arXiv 2203.00089): one number a
+  cell; no deviation and no count of seeds is given there, so no difference is claimed. Its 16-bit numbers stand beside
+  both pure 16-bit formats: which of them it used is not printed.\
+"""
+
+
+def _has_reported(section: Section) -> bool:
+    return any(row.reported is not None for row in section.rows)
+
+
 def _columns(section: Section, *, compact: bool = False) -> list[_Column]:
     metric = section.facts.metric if section.facts else "score"
+    digits = _digits(metric)
+    reported: list[_Column] = [("reported [P]", lambda row: _number(row.reported, digits.value))]
     columns: list[_Column] = [
         ("optimizer", lambda row: row.competitor if compact else _text(row.competitor)),
         ("precision", lambda row: f"{row.precision} (emulated)" if row.emulated else str(row.precision)),
-        (f"test {metric}", _score),
+        (f"test {metric}", lambda row: _score(row, digits)),
+        *(reported if _has_reported(section) else []),
         ("n", _count),
-        (f"vs. {REFERENCE}", lambda row: _difference(row.versus_reference, bold=not compact)),
+        (f"vs. {REFERENCE}", lambda row: _difference(row.versus_reference, digits, bold=not compact)),
         ("epochs", lambda row: f"{row.epochs:g}"),
         ("ms/step", lambda row: _number(row.step_ms, ".1f")),
     ]
@@ -90,7 +107,8 @@ def _columns(section: Section, *, compact: bool = False) -> list[_Column]:
         ("memory", lambda row: _size(row.peak_memory_bytes)),
         ("state", lambda row: _size(row.state_bytes)),
         ("skipped", lambda row: str(row.skipped_steps)),
-        ("best validation", lambda row: _number(row.best_validation, ".2f")),
+        ("best validation", lambda row: _number(row.best_validation, digits.value)),
+        ("training loss", lambda row: _estimate(row.train_loss, _SIGNIFICANT)),
     ]
 
 
@@ -124,10 +142,10 @@ def _progress(board: Leaderboard) -> str:
     return f"{text}; {failed} failed." if failed else f"{text}."
 
 
-def _score(row: Row) -> str:
+def _score(row: Row, digits: "_Digits") -> str:
     if row.diverged:
         return f"diverged {row.diverged} of {row.results}"
-    return _estimate(row.score)
+    return _estimate(row.score, digits)
 
 
 def _count(row: Row) -> str:
@@ -136,25 +154,42 @@ def _count(row: Row) -> str:
     return f"{count}, {row.failed} failed" if row.failed else count
 
 
-def _estimate(interval: Interval | None) -> str:
+@dataclasses.dataclass(frozen=True)
+class _Digits:
+    """Format specifications of a value and of the half-width of its interval."""
+
+    value: str
+    half_width: str
+
+
+_FIXED = _Digits(".2f", ".2f")
+_SIGNIFICANT = _Digits("#.4g", "#.2g")
+"""Four digits, as a loss may be of any size; no more than two of an interval over a few seeds mean much."""
+
+
+def _digits(metric: str) -> _Digits:
+    """Hundredths where the unit is a point of a hundred, as in every published table of it."""
+    return _FIXED if "%" in metric or "BLEU" in metric else _SIGNIFICANT
+
+
+def _estimate(interval: Interval | None, digits: _Digits) -> str:
     if interval is None:
         return _DASH
-    if interval.half_width is None:
-        return f"{interval.mean:.2f}"
-    return f"{interval.mean:.2f} ± {interval.half_width:.2f}"
+    mean = _number(interval.mean, digits.value)
+    return mean if interval.half_width is None else f"{mean} ± {_number(interval.half_width, digits.half_width)}"
 
 
-def _difference(interval: Interval | None, *, bold: bool) -> str:
+def _difference(interval: Interval | None, digits: _Digits, *, bold: bool) -> str:
     if interval is None or interval.half_width is None:
         return _DASH
-    text = f"{interval.mean:+.2f} ± {interval.half_width:.2f}"
+    text = f"{_number(interval.mean, '+' + digits.value)} ± {_number(interval.half_width, digits.half_width)}"
     if interval.excludes_zero:
         return f"**{text}**" if bold else f"{text} *"
     return text
 
 
 def _number(value: float | None, form: str) -> str:
-    return _DASH if value is None else format(value, form)
+    return _DASH if value is None else format(value, form).removesuffix(".")
 
 
 def _duration(seconds: float | None) -> str:
