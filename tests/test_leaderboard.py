@@ -177,6 +177,16 @@ def test_settings_of_one_optimizer_are_told_apart() -> None:
     assert names == {"sgdm (lr=0.1)", "sgdm (lr=0.2)", "adam"}
 
 
+def test_each_budget_of_a_task_has_a_table_of_its_own() -> None:
+    longer = record("adam", 0, 83.0)
+    longer = msgspec.structs.replace(longer, spec=msgspec.structs.replace(longer.spec, budget=Budget(epochs=15)))
+    made = leaderboard("s", Scale.LOCAL, [record("sgdm", 0, 80.0), record("adam", 0, 82.0), longer])
+    assert [(section.budget, len(section.rows)) for section in made.sections] == [(", 5 epochs", 2), (", 15 epochs", 1)]
+    assert "## t on cpu, 15 epochs\n" in leaderboard_markdown(made)
+    (alone,) = leaderboard("s", Scale.LOCAL, [record("sgdm", 0, 80.0)]).sections
+    assert alone.budget == ""
+
+
 def test_an_ablations_rows_name_what_they_vary() -> None:
     """The value that most settings share goes without saying, for each hyperparameter by itself."""
     varied: list[dict[str, Any]] = [{}, {"interval": 1}, {"interval": 100}, {"lr": 1.0}, {"lr": 10.0}]

@@ -68,12 +68,26 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One task on one kind of device; rows best first, diverged cells last."""
+    """One task on one kind of device with one budget; rows best first, diverged cells last.
+
+    Attributes:
+        task: Name.
+        device: Kind of device.
+        facts: What the task was; `None` before its first run.
+        rows: One a cell.
+        epochs: The budget, where the leaderboard has the task with several.
+    """
 
     task: str
     device: Device
     facts: TaskFacts | None
     rows: tuple[Row, ...]
+    epochs: float | None = None
+
+    @property
+    def budget(self) -> str:
+        """What a title says of the budget."""
+        return "" if self.epochs is None else f", {self.epochs:g} epochs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,16 +166,18 @@ def leaderboard(
         by_cell[_Cell.of(run)] = []
     for record in kept:
         by_cell[_Cell.of(record.spec)].append(record)
-    places = dict.fromkeys((cell.task, cell.device) for cell in by_cell)
+    places = dict.fromkeys((cell.task, cell.device, cell.epochs) for cell in by_cell)
+    budgets = Counter((task, device) for task, device, _ in places)
     sections = [
         _section(
             task,
             device,
-            {cell: runs for cell, runs in by_cell.items() if (cell.task, cell.device) == (task, device)},
+            {c: runs for c, runs in by_cell.items() if (c.task, c.device, c.epochs) == (task, device, epochs)},
             plan_sizes if planned is not None else None,
             scale,
+            epochs if budgets[task, device] > 1 else None,
         )
-        for task, device in (places if planned is not None else sorted(places))
+        for task, device, epochs in (places if planned is not None else sorted(places))
     ]
     machines = dict.fromkeys(_machine(record) for record in kept if record.environment)
     failures = [
@@ -178,6 +194,7 @@ def _section(
     cells: Mapping[_Cell, list[RunRecord]],
     plan_sizes: Mapping[_Cell, int] | None,
     scale: Scale,
+    epochs: float | None,
 ) -> Section:
     facts = next((record.task for runs in cells.values() for record in runs if record.task), None)
     names = _competitor_names(cells)
@@ -203,7 +220,7 @@ def _section(
             return (True, row.diverged > 0, 0.0)
         return (False, False, sign * row.score.mean)
 
-    return Section(task, device, facts, tuple(sorted(rows, key=order)))
+    return Section(task, device, facts, tuple(sorted(rows, key=order)), epochs)
 
 
 def _printed(cells: Collection[_Cell], facts: TaskFacts | None) -> dict[_Cell, float | None]:

@@ -23,7 +23,7 @@ def leaderboard_markdown(board: Leaderboard) -> str:
     ]
     for section in board.sections:
         lines += [
-            f"## {_text(section.task)} on {section.device}",
+            f"## {_text(section.task)} on {section.device}{section.budget}",
             "",
             _facts(section),
             "",
@@ -46,7 +46,8 @@ def leaderboard_markdown(board: Leaderboard) -> str:
 def leaderboard_text(board: Leaderboard) -> str:
     """Render the main columns for a terminal."""
     parts = [
-        f"{section.task} on {section.device}\n{_table(section, _columns(section, compact=True), 'simple')}"
+        f"{section.task} on {section.device}{section.budget}\n"
+        + _table(section, _columns(section, compact=True), "simple")
         for section in board.sections
     ]
     key = (
