@@ -1,4 +1,4 @@
-"""Fully connected networks: multilayer perceptrons and autoencoders."""
+"""Fully connected networks: multilayer perceptrons, products of matrices and autoencoders."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -20,6 +20,15 @@ def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> 
     for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+def linear(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers without biases and with nothing between: a product of matrices.
+
+    ``linear([6, 6, 10])`` has 96 parameters.
+    """
+    layers = [nn.Linear(inputs, outputs, bias=False) for inputs, outputs in itertools.pairwise(sizes)]
+    return nn.Sequential(*layers)
 
 
 def autoencoder(pixels: int = 784, widths: Sequence[int] = (1000, 500, 250, 30)) -> nn.Sequential:
