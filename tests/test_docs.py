@@ -16,6 +16,7 @@ from apo_bench.cli import COMMANDS
 from apo_bench.registry import optimizers
 from apo_bench.spec import Scale, resolve_hyperparameters
 from apo_bench.suites import suite
+from apo_bench.suites.lr_adaptation import BEST, GRID, TUNING_SEED
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -116,6 +117,26 @@ def test_the_local_suites_settings_are_those_that_tuning_chose() -> None:
             settings = {**entry.overrides, **task.overrides.get(entry.optimizer, {})}
             chosen = resolve_hyperparameters(kind, settings, optimizer=entry.optimizer)
             assert best == {field: chosen[field] for field in best}, (task.task, entry.optimizer)
+
+
+def _best(trials: pd.DataFrame, task: str, optimizer: str, *, maximize: bool) -> dict[str, Any]:
+    own = trials[(trials["task"] == task) & (trials["optimizer"] == optimizer)]
+    assert len(own) >= 5
+    place = own["validation"].idxmax() if maximize else own["validation"].idxmin()
+    best: dict[str, Any] = json.loads(str(own.loc[place, "overrides"]))
+    return best
+
+
+def test_the_best_fixed_rates_are_those_of_the_grid() -> None:
+    """Chosen on validation data with the tuning seed, and not at an end of the grid."""
+    trials = pd.read_csv(ROOT / "reports" / "lr-adaptation-local" / "tuning.csv")
+    assert set(trials["seed"]) == {TUNING_SEED}
+    assert TUNING_SEED not in {seed for entry in suite("lr-adaptation", Scale.LOCAL).tasks for seed in entry.seeds}
+    for task, rates in BEST.items():
+        assert rates
+        for optimizer, rate in rates.items():
+            assert _best(trials, task, optimizer, maximize=True)["lr"] == rate
+            assert rate not in {GRID[optimizer][0], GRID[optimizer][-1]}
 
 
 @pytest.mark.slow
