@@ -68,6 +68,9 @@ def test_splits(small: tuple[str, Path]) -> None:
     correlation = torch.corrcoef(torch.stack([images[0, 0].flatten(), red]))[0, 1]
     assert correlation.item() == pytest.approx(1.0, abs=1e-5)
     assert splits.train.targets[0].item() == first[COARSE[name]][0]
+    blank = cifar._blank(2)
+    assert (blank.inputs[0].shape[1:], blank.inputs[0].dtype) == (images.shape[1:], images.dtype)
+    assert blank.targets.dtype == splits.train.targets.dtype
 
 
 def test_the_digest_changes_with_the_expected_checksums(

@@ -11,8 +11,12 @@ import torch
 from apo_bench.data import fashion_mnist
 from apo_bench.data.batches import BatchStream, crop_and_flip
 from apo_bench.data.checksums import verified_digest
-from apo_bench.data.examples import Examples
+from apo_bench.data.examples import Batch, Dataset, Examples
+from apo_bench.data.fashion_mnist import FASHION_MNIST_20K, FASHION_MNIST_20K_PIXELS
+from apo_bench.data.linear_map import LINEAR_MAP
+from apo_bench.data.regression import CONCRETE, MEATS
 from apo_bench.errors import DataError
+from apo_bench.tasks.reconstruction import fashion_mnist_20k_autoencoder
 
 
 def test_fashion_mnist_20k() -> None:
@@ -52,6 +56,37 @@ def test_a_missing_file_is_one_line(folder: Path) -> None:
     (folder / "test-labels.npy").unlink()
     with pytest.raises(DataError, match=r"test-labels.npy cannot be read .*; reinstall"):
         verified_digest(folder)
+
+
+EMBEDDED = [FASHION_MNIST_20K, FASHION_MNIST_20K_PIXELS, CONCRETE, MEATS, LINEAR_MAP]
+
+
+@pytest.mark.parametrize("dataset", EMBEDDED, ids=lambda dataset: dataset.name)
+def test_sizes_and_blank_batches_are_those_of_the_data(dataset: Dataset) -> None:
+    splits = dataset.load()
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == dataset.sizes
+    assert dataset.blank is not None
+    blank, real = dataset.blank(3), splits.train.slice(0, 3)
+    assert len(blank.inputs) == len(real.inputs)
+    for made, read in zip((*blank.inputs, blank.targets), (*real.inputs, real.targets), strict=True):
+        assert (made.shape, made.dtype) == (read.shape, read.dtype)
+        assert not made.any()
+
+
+def test_pixels_are_their_own_targets() -> None:
+    pixels, images = FASHION_MNIST_20K_PIXELS.load().validation, fashion_mnist.load().validation
+    assert torch.equal(pixels.inputs[0], pixels.targets)
+    assert (float(pixels.targets.min()), float(pixels.targets.max())) == (0.0, 1.0)
+    restored = images.inputs[0].flatten(1) * fashion_mnist._STD + fashion_mnist._MEAN
+    torch.testing.assert_close(pixels.targets, restored, rtol=0, atol=1e-5)
+
+
+def test_the_trivial_predictor_of_the_autoencoder_is_the_mean_image() -> None:
+    splits = FASHION_MNIST_20K_PIXELS.load()
+    mean, pixels = splits.train.targets.mean(0), splits.validation.targets
+    logits = torch.logit(mean).expand_as(pixels)
+    task = fashion_mnist_20k_autoencoder()
+    assert task.trivial == pytest.approx(float(task.objective.loss(logits, Batch((), pixels))), abs=0.01)
 
 
 def _stream(seed: int, n: int = 10, batch: int = 3) -> BatchStream:

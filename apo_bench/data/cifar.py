@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from apo_bench.data.examples import Dataset, Examples, Splits
+from apo_bench.data.examples import Batch, Dataset, Examples, Splits
 from apo_bench.data.location import data_folder
 from apo_bench.errors import DataError
 
@@ -110,12 +110,18 @@ def _examples(images: NDArray[np.uint8], labels: NDArray[np.int64], mean: torch.
     return Examples((pixels.sub_(mean[:, None, None]).div_(std[:, None, None]),), torch.from_numpy(labels).long())
 
 
+def _blank(n: int) -> Batch:
+    return Batch((torch.zeros(n, 3, 32, 32),), torch.zeros(n, dtype=torch.int64))
+
+
 def _dataset(name: str) -> Dataset:
     return Dataset(
         name=name,
         load=functools.partial(load, name),
         digest=functools.partial(digest, name),
         fetch=functools.partial(fetch, name),
+        sizes=(45_000, _VALIDATION, 10_000),
+        blank=_blank,
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from apo_bench.data.checksums import verified_digest
 from apo_bench.data.examples import Dataset, Examples, Splits
+from apo_bench.data.mnist import blank, pixels
 
 _FOLDER = Path(__file__).parent / "embedded" / "fashion-mnist-20k"
 _TRAIN = 18_000
@@ -55,4 +56,13 @@ def digest() -> str:
     return verified_digest(_FOLDER)
 
 
-FASHION_MNIST_20K = Dataset(name="fashion-mnist-20k", load=load, digest=digest)
+def _verified_images() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    digest()
+    return _images("train-images"), _images("test-images")
+
+
+FASHION_MNIST_20K = Dataset(
+    name="fashion-mnist-20k", load=load, digest=digest, sizes=(_TRAIN, 2_000, 10_000), blank=blank
+)
+FASHION_MNIST_20K_PIXELS = pixels("fashion-mnist-20k", _verified_images, _TRAIN, FASHION_MNIST_20K)
+"""The same images as their own targets."""
