@@ -4,6 +4,7 @@ import dataclasses
 import doctest
 import importlib
 import itertools
+import re
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -186,6 +187,26 @@ def test_suites_name_only_registered_tasks_and_optimizers() -> None:
             chosen = suite(name, scale)
             assert {entry.task for entry in chosen.tasks} <= set(tasks().names())
             assert {"sgdm", "adam"} <= {entry.optimizer for entry in chosen.optimizers} & set(optimizers().names())
+
+
+TARGETS = {
+    "fashion-mnist-20k.alexnet-w16": (83.0, 1),
+    "fashion-mnist-20k.lenet": (85.0, 1),
+    "fashion-mnist-20k.resnet18-w8": (82.0, 1),
+    "fashion-mnist-20k.vgg16-w8": (80.0, 1),
+}
+"""Frozen: a value may change only with its version, and then results before and after are not compared."""
+
+
+def test_targets_are_frozen() -> None:
+    declared = {name: tasks()[name].load()().target for name in tasks().names()}
+    found = {name: (target.validation, target.version) for name, target in declared.items() if target is not None}
+    assert found == TARGETS
+
+
+def test_every_task_says_where_it_comes_from() -> None:
+    for name in tasks().names():
+        assert re.match(r"\[[PARL]\]", tasks()[name].load()().source), name
 
 
 def test_all_runs_every_suite_and_at_smoke_every_optimizer_of_the_package() -> None:
