@@ -20,6 +20,7 @@ def linear_map_two_layer() -> Task:
         objective=SquaredError(),
         metric=MeanLoss(SquaredError(), "half squared error"),
         batch_size=1_000,
+        reference_epoch_seconds=0.0008,
         source="[P] E1, set-up [R]",
         evaluation_interval=50,
         trivial=0.5188,
