@@ -168,7 +168,7 @@ def _panels(
     precisions = [precision for precision in Precision if any(run.spec.precision is precision for run in records)]
     # over all precisions, so that a competitor keeps its colour
     styles = _styles(sorted({run.spec.optimizer.name for run in records}))
-    figure = Figure(figsize=(1.9 + 4.2 * len(precisions), 0.9 + 2.5 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(1.9 + 4.4 * len(precisions), 0.9 + 2.2 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(precisions), squeeze=False, sharex="col", sharey="row")
     handles: dict[str, Any] = {}
     for column, precision in enumerate(precisions):
@@ -187,7 +187,9 @@ def _panels(
         grid[-1][column].set_xlim(left=0)
     for axes_row, (_, value), wish in zip(grid, rows, logarithmic, strict=True):
         _scale(axes_row[0], [y for run in records for _, y in _trace(run, value)], logarithmic=wish)
-    figure.suptitle(f"{records[0].spec.task} on {records[0].spec.device}", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(
+        f"{records[0].spec.task} on {records[0].spec.device}", x=0.01, ha="left", fontsize=11, weight="bold"
+    )
     shown = {name: line for name, line in handles.items() if line is not None}
     figure.legend(list(shown.values()), list(shown), loc="outside right upper")
     return figure
