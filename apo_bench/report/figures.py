@@ -223,7 +223,7 @@ def _competitor(axes: "Axes", traces: Sequence[_Trace], lost: Sequence[bool], st
     common = set.intersection(*(set(dict(trace)) for trace in drawn))
     steps = sorted(common)
     means = [fmean(dict(trace)[step] for trace in drawn) for step in steps]
-    marker = "o" if len(steps) <= 12 else None  # noqa: PLR2004 - so few that one wants to see where they are
+    marker = "o" if max(map(len, drawn)) <= 12 else None  # noqa: PLR2004 - so few that one wants to see where they are
     (line,) = axes.plot(steps, means, linewidth=1.8, marker=marker, markersize=3.5, **style)
     for trace, gone in zip(traces, lost, strict=True):
         if gone and trace:
