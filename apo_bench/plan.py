@@ -44,12 +44,16 @@ class Plan:
         runs: Its runs.
         unavailable: What is wrong, one line for each dataset that cannot be had.
         by_entry: The runs of each task of the suite, by its place; a run that two of them share is in both.
+        asked: The suite with all its tasks, those whose data cannot be had included.
+        tasks: The loaded tasks of ``asked``, by name.
     """
 
     suite: Suite
     runs: tuple[PlannedRun, ...]
-    unavailable: tuple[str, ...] = ()
-    by_entry: tuple[tuple[PlannedRun, ...], ...] = ()
+    unavailable: tuple[str, ...]
+    by_entry: tuple[tuple[PlannedRun, ...], ...]
+    asked: Suite
+    tasks: Mapping[str, Any]
 
     @property
     def pending(self) -> tuple[PlannedRun, ...]:
@@ -87,6 +91,7 @@ def plan(
             digests[name] = task.dataset.digest()
         except DataError as error:
             unavailable[str(error)] = None
+    asked = suite
     suite = msgspec.structs.replace(suite, tasks=tuple(entry for entry in suite.tasks if entry.task in digests))
     runs = unroll(suite, competitors, device, compile=compile)
     speeds = _Speeds(scan, loaded_tasks)
@@ -108,7 +113,7 @@ def plan(
     alone = [msgspec.structs.replace(suite, tasks=(entry,)) for entry in suite.tasks]
     by_entry = [unroll(part, competitors, device, compile=compile) for part in alone]
     grouped = tuple(tuple(by_id[run.run_id] for run in runs) for runs in by_entry)
-    return Plan(suite, tuple(planned), tuple(unavailable), grouped)
+    return Plan(suite, tuple(planned), tuple(unavailable), grouped, asked, loaded_tasks)
 
 
 class _Speeds:

@@ -298,7 +298,7 @@ def test_list_json_and_long(tiny_shell: Shell) -> None:
     assert set(listed) == {"suites", "tasks", "optimizers", "precisions"}
     assert {"name": "tiny", "from": "tiny_task 1.0"} in listed["tasks"]
     long = tiny_shell("list", "--long").stdout
-    assert "61,706 parameters" in long
+    assert "parameters: 61,706" in long
     assert "lr=0.0401 [0.0001..0.3 log]" in long
 
 

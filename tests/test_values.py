@@ -61,6 +61,7 @@ RUN = RunSpec(
         "apo_bench.schedules",
         "apo_bench.selection",
         "apo_bench.display",
+        "apo_bench.estimate",
         "apo_bench.evidence.intervals",
     ],
 )

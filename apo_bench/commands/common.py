@@ -40,7 +40,7 @@ def warn_of_damage(scan: "Scan") -> None:
         )
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes, *, option: str = "--output") -> None:
     """Write a file that the user named.
 
     Raises:
@@ -51,7 +51,7 @@ def write(path: Path, data: bytes) -> None:
     try:
         write_durably(path, data)
     except OSError as error:
-        raise UsageError(f"cannot write {path} ({error.strerror}); name another file with --output") from error
+        raise UsageError(f"cannot write {path} ({error.strerror}); name another place with {option}") from error
 
 
 def chosen_scale(options: argparse.Namespace, scan: "Scan") -> "Scale":

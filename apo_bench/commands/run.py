@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -58,7 +60,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="save runs in flight this often (default 60)",
     )
     parser.add_argument("--wandb", action="store_true", help="follow the runs in W&B, in a process of its own")
-    parser.add_argument("--plan", action="store_true", help="print what would be run, and stop")
+    parser.add_argument(
+        "--plan", action="store_true", help="print what would be run and what each cell costs, and stop"
+    )
+    parser.add_argument(
+        "--gpu-tflops",
+        type=float,
+        default=20.0,
+        metavar="N",
+        help="sustained TFLOP/s assumed in the estimate of GPU hours (default 20)",
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask before hours of work")
     add_json(parser)
     add_store(parser)
@@ -92,9 +103,11 @@ def call(options: argparse.Namespace) -> int:
     planned = plan(suite, device, tasks(), optimizers(), scan, compile=options.compile)
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.workers)
     if options.json:
-        _print_json(planned)
+        _print_json(planned, options)
     else:
         _print_plan(planned, device, options, threads)
+        if options.plan or suite.scale is Scale.PAPER:
+            _print_costs(planned, options)
     for line in planned.unavailable:
         print(f"apo-bench: {line}", file=sys.stderr)
     if store is None:
@@ -187,6 +200,8 @@ def _check_counts(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value} is not possible; give 1 or more")
+    if not 0 < options.gpu_tflops < math.inf:
+        raise UsageError(f"--gpu-tflops {options.gpu_tflops:g} is not possible; give a number above 0")
     if not options.checkpoint_every >= 0:
         raise UsageError(f"--checkpoint-every {options.checkpoint_every:g} is not possible; give 0 or more seconds")
 
@@ -211,7 +226,11 @@ def _ask(plan: "Plan", options: argparse.Namespace) -> None:
         raise UsageError("not started; give fewer --tasks, --seeds or --epochs, or a smaller --scale")
 
 
-def _print_json(plan: "Plan") -> None:
+def _print_json(plan: "Plan", options: argparse.Namespace) -> None:
+    from apo_bench.estimate import cell_costs
+
+    costs = cell_costs(plan)
+    by_name = {(cost.task, cost.epochs): cost for cost in costs}
     runs = [
         {
             "run_id": planned.run.run_id,
@@ -223,10 +242,32 @@ def _print_json(plan: "Plan") -> None:
             "done": planned.reused is not None,
             "changed": list(planned.changed),
             "expected_seconds": planned.expected_seconds,
+            "flops_per_step": by_name[planned.run.task, planned.run.budget.epochs].flops_per_step,
+            "total_flops": by_name[planned.run.task, planned.run.budget.epochs].total_flops,
         }
         for planned in plan.runs
     ]
-    print(json.dumps({"runs": runs, "unavailable": list(plan.unavailable)}, indent=2), flush=True)
+    cells = [
+        {
+            **dataclasses.asdict(cost),
+            "total_flops": cost.total_flops,
+            "gpu_hours_estimate": cost.gpu_hours(options.gpu_tflops),
+        }
+        for cost in costs
+    ]
+    printed = {
+        "runs": runs,
+        "cells": cells,
+        "assumed_gpu_tflops": options.gpu_tflops,
+        "unavailable": list(plan.unavailable),
+    }
+    print(json.dumps(printed, indent=2), flush=True)
+
+
+def _print_costs(plan: "Plan", options: argparse.Namespace) -> None:
+    from apo_bench.estimate import cell_costs, cost_table
+
+    print(f"\n{cost_table(cell_costs(plan), options.gpu_tflops)}", flush=True)
 
 
 def _print_plan(plan: "Plan", device: "Device", options: argparse.Namespace, threads: int) -> None:
@@ -240,18 +281,28 @@ def _print_plan(plan: "Plan", device: "Device", options: argparse.Namespace, thr
         f"store {options.store}\n"
     )
     rows = []
-    for entry, runs in zip(suite.tasks, plan.by_entry, strict=True):
+    available = {entry.task for entry in suite.tasks}
+    by_entry = iter(plan.by_entry)
+    for entry in plan.asked.tasks:
+        described = [
+            entry.task,
+            " ".join(_competitors(plan.asked.competitors(entry))),
+            " ".join(plan.asked.formats(entry)),
+            f"{entry.epochs:g}",
+            ",".join(map(str, entry.seeds)),
+        ]
+        if entry.task not in available:
+            settings = len(plan.asked.competitors(entry)) * len(plan.asked.formats(entry))
+            rows.append([*described, str(settings * len(entry.seeds)), "–", "data missing"])
+            continue
+        runs = next(by_entry)
         times = [planned.expected_seconds for planned in runs if planned.reused is None]
         known = [seconds for seconds in times if seconds is not None]
         rows.append(
             [
-                entry.task,
-                " ".join(_competitors(suite.competitors(entry))),
-                " ".join(suite.formats(entry)),
-                f"{entry.epochs:g}",
-                ",".join(map(str, entry.seeds)),
-                len(runs),
-                sum(planned.reused is not None for planned in runs),
+                *described,
+                str(len(runs)),
+                str(sum(planned.reused is not None for planned in runs)),
                 duration(sum(known) / options.workers) if len(known) == len(times) else "?",
             ]
         )
