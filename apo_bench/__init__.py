@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from apo_bench.data.examples import Batch, Dataset, Examples, Splits
     from apo_bench.spec import Precision, Scalar
     from apo_bench.tasks.task import Task
-    from apo_bench.training.objectives import Accuracy, BernoulliCrossEntropy, CrossEntropy, SquaredError
+    from apo_bench.training.objectives import (
+        Accuracy,
+        BernoulliCrossEntropy,
+        CrossEntropy,
+        MeanLoss,
+        MeanSquaredError,
+        SquaredError,
+        TokenCrossEntropy,
+    )
     from apo_bench.training.precision import PrecisionPolicy
     from apo_bench.training.problem import Problem, StepResult, UpdateRule
     from apo_bench.training.rules import TorchRule
@@ -25,6 +33,8 @@ _HOME = {
     "CrossEntropy": "apo_bench.training.objectives",
     "Dataset": "apo_bench.data.examples",
     "Examples": "apo_bench.data.examples",
+    "MeanLoss": "apo_bench.training.objectives",
+    "MeanSquaredError": "apo_bench.training.objectives",
     "Precision": "apo_bench.spec",
     "PrecisionPolicy": "apo_bench.training.precision",
     "Problem": "apo_bench.training.problem",
@@ -34,6 +44,7 @@ _HOME = {
     "SquaredError": "apo_bench.training.objectives",
     "StepResult": "apo_bench.training.problem",
     "Task": "apo_bench.tasks.task",
+    "TokenCrossEntropy": "apo_bench.training.objectives",
     "TorchRule": "apo_bench.training.rules",
     "UpdateRule": "apo_bench.training.problem",
     "hyperparameter": "apo_bench.competitor",
@@ -47,6 +58,8 @@ __all__ = [
     "CrossEntropy",
     "Dataset",
     "Examples",
+    "MeanLoss",
+    "MeanSquaredError",
     "Precision",
     "PrecisionPolicy",
     "Problem",
@@ -56,6 +69,7 @@ __all__ = [
     "SquaredError",
     "StepResult",
     "Task",
+    "TokenCrossEntropy",
     "TorchRule",
     "UpdateRule",
     "hyperparameter",

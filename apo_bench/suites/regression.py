@@ -12,7 +12,14 @@ LINEAR_STEPS = 5000
 """Full-batch steps of E1: APO-P updates its preconditioner 500 times in them."""
 
 _Tuned = dict[str, dict[str, Scalar]]
-_TUNED_LINEAR: _Tuned = {}
+_TUNED_LINEAR: _Tuned = {
+    "sgdm": {"lr": 0.14},
+    "adam": {"lr": 0.00517},
+    "soap": {"lr": 0.000309},
+    "kfac": {"damping": 0.00557, "kl_clip": 0.00153},
+    "ekfac": {"damping": 0.00557, "kl_clip": 0.00153},
+    "apo-p": {"lr": 0.837, "meta_lr": 0.00555, "fsd": 3.85},
+}
 _TUNED_CONCRETE: _Tuned = {}
 _TUNED_MEATS: _Tuned = {}
 
@@ -29,7 +36,13 @@ def regression(scale: Scale) -> Suite:
         case Scale.LOCAL:
             seeds = (0, 1, 2)
             tasks = (
-                TaskEntry(task=linear, epochs=LINEAR_STEPS, seeds=seeds, overrides=_TUNED_LINEAR),
+                TaskEntry(
+                    task=linear,
+                    epochs=LINEAR_STEPS,
+                    seeds=seeds,
+                    overrides=_TUNED_LINEAR,
+                    precisions=(Precision.FP32, Precision.FP64),
+                ),
                 TaskEntry(task=concrete, epochs=200, seeds=seeds, overrides=_TUNED_CONCRETE),
                 TaskEntry(task=meats, epochs=500, seeds=seeds, overrides=_TUNED_MEATS),
             )

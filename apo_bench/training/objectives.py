@@ -68,12 +68,7 @@ class CrossEntropy:
 
     def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:  # noqa: ARG002 - every example counts
         """√p_c (e_c − p) for each class c: the columns of diag(√p) − p √pᵀ, whose square is diag(p) − p pᵀ."""
-        p_BC = _wide(outputs.detach()).softmax(dim=-1)
-        for c in range(p_BC.shape[-1]):
-            root_B = p_BC[:, c].sqrt()
-            column_BC = p_BC * -root_B.unsqueeze(1)
-            column_BC[:, c] += root_B
-            yield column_BC
+        return _softmax_columns(_wide(outputs.detach()).softmax(dim=-1))
 
     def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - every example counts
         """One label an example, drawn from the softmax; ``generator`` lives on the outputs' device."""
@@ -83,6 +78,85 @@ class CrossEntropy:
     def normalizer(self, batch: Batch) -> int:
         """Examples."""
         return batch.size
+
+
+class TokenCrossEntropy:
+    """Softmax cross-entropy of every position of padded sequences, with label smoothing.
+
+    Logits are ``(batch, positions, pieces)``, targets ``(batch, positions)``; 16-bit logits become float32. A position
+    whose target is the padding counts nowhere, whatever its logits are.
+
+    Label smoothing (Szegedy et al., 2016, section 7) replaces the target by (1 − ε) e_y + ε / V, as `torch` does. The
+    loss's Hessian and the discrepancy do not depend on ε, but the gradient at sampled targets does: its second moment
+    is (1 − ε)² F + ε² (p − 1/V) (p − 1/V)ᵀ where the Fisher matrix F would be without smoothing.
+
+    Args:
+        padding: Target that is no target.
+        label_smoothing: ε.
+    """
+
+    def __init__(self, padding: int = 0, label_smoothing: float = 0.1) -> None:
+        self.padding = padding
+        self.label_smoothing = label_smoothing
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean over all tokens of the batch."""
+        return F.cross_entropy(
+            _wide(outputs).flatten(0, -2),
+            batch.targets.flatten().long(),
+            ignore_index=self.padding,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:
+        """Mean over all tokens of KL(old ‖ new); computed on the tokens alone, as the logits are large."""
+        place_M = self._tokens(batch)
+        new_MV, old_MV = (logits.flatten(0, -2).index_select(0, place_M) for logits in (new, old))
+        return CrossEntropy().discrepancy(new_MV, old_MV, batch)
+
+    def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
+        """√p_c (e_c − p) at one position and for one class at a time: positions of one sequence are independent.
+
+        A class at all positions at once would make the columns of positions that influence each other inside the
+        network interfere. Exact, and for small networks: positions × pieces tensors.
+        """
+        p_BTV = _wide(outputs.detach()).softmax(dim=-1)
+        mask_BT = batch.targets != self.padding
+        for t in range(p_BTV.shape[1]):
+            p_BV = torch.where(mask_BT[:, t, None], p_BTV[:, t], 0.0)
+            for column_BV in _softmax_columns(p_BV):
+                column_BTV = torch.zeros_like(p_BTV)
+                column_BTV[:, t] = column_BV
+                yield column_BTV
+
+    def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        """A token where the batch has one, drawn from the softmax; padding stays padding.
+
+        The padding itself is never drawn, whatever its probability: as a target it would be none.
+        """
+        place_M = self._tokens(batch)
+        logits_MV = _wide(outputs.detach().flatten(0, -2).index_select(0, place_M))
+        logits_MV[:, self.padding] = -torch.inf
+        drawn_M = torch.multinomial(logits_MV.softmax(dim=-1), 1, generator=generator).squeeze(1)
+        targets = batch.targets.flatten().index_copy(0, place_M, drawn_M.to(batch.targets.dtype))
+        return targets.view_as(batch.targets)
+
+    def normalizer(self, batch: Batch) -> int:
+        """Tokens."""
+        return int((batch.targets != self.padding).sum())
+
+    def _tokens(self, batch: Batch) -> Tensor:
+        """Places of the tokens among all positions of the batch."""
+        return (batch.targets.flatten() != self.padding).nonzero().squeeze(1)
+
+
+def _softmax_columns(p_BC: Tensor) -> Iterator[Tensor]:
+    """√p_c (e_c − p) for each class c."""
+    for c in range(p_BC.shape[-1]):
+        root_B = p_BC[:, c].sqrt()
+        column_BC = p_BC * -root_B.unsqueeze(1)
+        column_BC[:, c] += root_B
+        yield column_BC
 
 
 class SquaredError:

@@ -1,0 +1,32 @@
+"""Translation from German to English by a Transformer (E5), judged by the BLEU of whole sentences.
+
+The paper's model is recalled [R]: six and six layers of width 512, as the small configuration that is usual on IWSLT14,
+with post-norm, dropout 0.3 and label smoothing 0.1. The local stand-in is a small model with pre-norm, which needs no
+warm-up to train.
+"""
+
+import functools
+
+from apo_bench.data import bpe, libreoffice
+from apo_bench.models.transformer import transformer
+from apo_bench.tasks.task import Task
+from apo_bench.training.bleu import Bleu
+from apo_bench.training.objectives import TokenCrossEntropy
+
+
+def libreoffice_transformer_small() -> Task:
+    """Transformer with 2 + 2 layers of width 128 on the help of LibreOffice."""
+    return Task(
+        dataset=libreoffice.LIBREOFFICE_DE_EN,
+        model_name="transformer-small",
+        model=functools.partial(
+            transformer, libreoffice.PIECES, layers=2, width=128, heads=4, hidden=512, dropout=0.1, norm="pre"
+        ),
+        objective=TokenCrossEntropy(),
+        metric=Bleu(libreoffice.decode, begin=bpe.BOS, end=bpe.EOS),
+        batch_size=64,
+        reference_epoch_seconds=140.0,
+        source="[L] E5",
+        evaluation_interval=2,
+        trivial=0.0,
+    )
