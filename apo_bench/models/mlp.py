@@ -35,8 +35,8 @@ def autoencoder(pixels: int = 784, widths: Sequence[int] = (1000, 500, 250, 30))
     """The deep autoencoder of Hinton and Salakhutdinov (2006): sigmoid units, decoder untied, logits of pixels.
 
     With 784 pixels and four layers down to 30 units it has 2,837,314 parameters; the code is linear, as theirs. Weights
-    begin uniform with 4 times the bound of Glorot and Bengio (2010), which fits the slope of 1/4 that a sigmoid has at 0,
-    and biases at 0: from torch's default, made for rectified units, SGD leaves the mean image only after many epochs.
+    begin uniform with 4 times the bound of Glorot and Bengio (2010), which fits a sigmoid's slope of 1/4 at 0, and
+    biases at 0: from torch's default, made for rectified units, SGD leaves the mean image only after many epochs.
     """
     encoder = mlp([pixels, *widths], nn.Sigmoid)
     decoder = mlp([*reversed(widths), pixels], nn.Sigmoid)

@@ -3,7 +3,7 @@
 Projections of queries, keys, values and outputs are `nn.Linear` of their own, so that optimizers that look for layers
 find them. One embedding serves both languages and, transposed, as the output projection. That product is no `nn.Linear`
 but `F.linear` on the embedding's weight: as a layer it would have a Kronecker factor of vocabulary × vocabulary, and as
-an embedding its gradient is no matrix product of activations. Optimizers treat it like other parameters without a layer.
+an embedding its gradient is no matrix product of activations. Optimizers treat it as a parameter without a layer.
 
 Shape suffixes: B sentences, R rows of them (several hypotheses a sentence, in decoding), S source and T target
 positions, D width, H heads, V pieces. Sources are padded at their end, with `PAD`; so may targets be, and what stands
@@ -12,6 +12,7 @@ at their padding is of no meaning and of no influence on the rest.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class LayerNorm(nn.LayerNorm):
 
 @dataclasses.dataclass
 class Memory:
-    """Keys and values ``(rows, heads, positions, width of a head)`` of one attention, kept between steps of decoding."""
+    """Keys and values ``(rows, heads, positions, head's width)`` of one attention, kept between steps of decoding."""
 
     keys: Tensor
     values: Tensor
@@ -61,7 +62,7 @@ class Attention(nn.Module):
     def forward(
         self, x_BTD: Tensor, memory: Memory, seen_B11S: Tensor | None = None, *, causal: bool = False
     ) -> Tensor:
-        """Attend from ``x_BTD`` to the positions of ``memory`` that are ``seen``, or with ``causal`` to earlier ones."""
+        """Attend from ``x_BTD`` to positions of ``memory`` that are ``seen``, or with ``causal`` to earlier ones."""
         attended = F.scaled_dot_product_attention(
             self._split(self.query(x_BTD)), memory.keys, memory.values, attn_mask=seen_B11S, is_causal=causal
         )
@@ -69,7 +70,8 @@ class Attention(nn.Module):
         return mixed
 
     def _split(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        rows, positions, width = x_BTD.shape
+        return x_BTD.view(rows, positions, self.heads, width // self.heads).transpose(1, 2)
 
 
 class _Layer(nn.Module):
@@ -227,7 +229,7 @@ class Transformer(nn.Module):
             state: Advanced in place.
         """
         x_R1D = self._embed(pieces_R.unsqueeze(1), state.position)
-        earlier = state.own or [None] * len(self.decoder)
+        earlier: Sequence[Memory | None] = state.own or [None] * len(self.decoder)
         state.own = []
         for layer, own, source in zip(self._decoder_layers(), earlier, state.sources, strict=True):
             x_R1D, new = layer.step(x_R1D, own, source, state.seen_B11S)
@@ -249,9 +251,9 @@ class Transformer(nn.Module):
 
 
 def sinusoids(start: int, count: int, width: int, device: torch.device) -> Tensor:
-    """Codes ``(count, width)`` of positions from ``start``: sines, then cosines, of geometric wavelengths (section 3.5).
+    """Codes ``(count, width)`` of positions from ``start``: sines, then cosines, of geometric wavelengths.
 
-    In float64: a network for checks against theory is as exact as its other parts.
+    As in section 3.5. In float64: a network for checks against theory is as exact as its other parts.
     """
     half = width // 2
     rates_F = torch.exp(torch.arange(half, device=device, dtype=torch.float64) * (-math.log(10_000.0) / half))

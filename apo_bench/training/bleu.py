@@ -11,7 +11,7 @@ from apo_bench.models.decoding import beam_search
 from apo_bench.record import Direction
 
 if TYPE_CHECKING:
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     from apo_bench.training.problem import Problem
 
@@ -100,7 +100,7 @@ _MAXIMUM = f"1.5*source+{_MORE}"
 
 
 def _sacrebleu() -> "BLEU":
-    from sacrebleu.metrics import BLEU  # 0.2 s
+    from sacrebleu.metrics.bleu import BLEU  # 0.2 s
 
     return BLEU()
 
