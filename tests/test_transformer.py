@@ -27,7 +27,7 @@ from apo_bench.training.rules import TorchRule
 from baselines.kfac import kfac
 
 CPU = torch.device("cpu")
-EXACT = {"rtol": 0.0, "atol": 1e-10}
+EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-10}
 LENGTHS = (5, 3, 1)
 
 
