@@ -16,7 +16,7 @@ def translation(scale: Scale) -> Suite:
     precisions: tuple[Precision, ...] = (Precision.FP32,)
     match scale:
         case Scale.SMOKE:
-            tasks: tuple[TaskEntry, ...] = (TaskEntry(task=local, epochs=0.05),)
+            tasks: tuple[TaskEntry, ...] = (TaskEntry(task="libreoffice-de-en-2k.transformer-small", epochs=0.5),)
             precisions = (Precision.FP32, Precision.FP16)
         case Scale.LOCAL:
             tasks = (TaskEntry(task=local, epochs=8),)

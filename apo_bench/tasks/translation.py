@@ -8,6 +8,7 @@ warm-up to train.
 import functools
 
 from apo_bench.data import bpe, libreoffice
+from apo_bench.data.examples import Dataset
 from apo_bench.models.transformer import transformer
 from apo_bench.tasks.task import Task
 from apo_bench.training.bleu import Bleu
@@ -16,8 +17,17 @@ from apo_bench.training.objectives import TokenCrossEntropy
 
 def libreoffice_transformer_small() -> Task:
     """Transformer with 2 + 2 layers of width 128 on the help of LibreOffice."""
+    return _small(libreoffice.LIBREOFFICE_DE_EN, epoch_seconds=140.0)
+
+
+def libreoffice_2k_transformer_small() -> Task:
+    """The same on its first 2,000 pairs, for a check of the machinery in seconds."""
+    return _small(libreoffice.LIBREOFFICE_DE_EN_2K, epoch_seconds=10.0)
+
+
+def _small(dataset: Dataset, *, epoch_seconds: float) -> Task:
     return Task(
-        dataset=libreoffice.LIBREOFFICE_DE_EN,
+        dataset=dataset,
         model_name="transformer-small",
         model=functools.partial(
             transformer, libreoffice.PIECES, layers=2, width=128, heads=4, hidden=512, dropout=0.1, norm="pre"
@@ -25,7 +35,7 @@ def libreoffice_transformer_small() -> Task:
         objective=TokenCrossEntropy(),
         metric=Bleu(libreoffice.decode, begin=bpe.BOS, end=bpe.EOS),
         batch_size=64,
-        reference_epoch_seconds=140.0,
+        reference_epoch_seconds=epoch_seconds,
         source="[L] E5",
         evaluation_interval=2,
         trivial=0.0,
