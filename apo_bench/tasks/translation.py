@@ -7,12 +7,29 @@ warm-up to train.
 
 import functools
 
-from apo_bench.data import bpe, libreoffice
+from apo_bench.data import bpe, iwslt14, libreoffice
 from apo_bench.data.examples import Dataset
 from apo_bench.models.transformer import transformer
 from apo_bench.tasks.task import Task
 from apo_bench.training.bleu import Bleu
 from apo_bench.training.objectives import TokenCrossEntropy
+
+
+def iwslt14_transformer() -> Task:
+    """Transformer with 6 + 6 layers of width 512 on IWSLT14, lowercased; its data are to be fetched."""
+    return Task(
+        dataset=iwslt14.IWSLT14_DE_EN,
+        model_name="transformer",
+        model=functools.partial(
+            transformer, iwslt14.PIECES, layers=6, width=512, heads=4, hidden=1024, dropout=0.3, norm="post"
+        ),
+        objective=TokenCrossEntropy(label_smoothing=0.1),
+        metric=Bleu(iwslt14.decode, begin=bpe.BOS, end=bpe.EOS, text="lowercased"),
+        batch_size=128,
+        source="[P] E5, model [R]",
+        evaluation_interval=5,
+        trivial=0.0,
+    )
 
 
 def libreoffice_transformer_small() -> Task:
