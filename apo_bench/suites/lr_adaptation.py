@@ -2,9 +2,9 @@
 
 The best fixed rate is the one of `GRID` with the best validation metric on the tuning seed; step decay starts from it
 too, and APO-LR from the initial rate recalled from the paper [R]: 0.1 for SGD and SGDm, 3e-4 for RMSprop and Adam. At
-scale ``local`` the grid has been run for LeNet (``reports/lr-adaptation-local/tuning.csv``), and not for the MLP. Nor has
-it at scale ``paper``: there the grid itself is part of the suite, on the tuning seed, and the rates of the reporting
-seeds are the usual ones until ``--set`` says better.
+scale ``local`` the grid has been run for LeNet (``reports/lr-adaptation-local/tuning.csv``), and not for the MLP. Nor
+has it at scale ``paper``: there the grid itself is part of the suite, on the tuning seed, and the rates of the
+reporting seeds are the usual ones until ``--set`` says better.
 """
 
 from apo_bench.schedules import Step
