@@ -1,4 +1,4 @@
-"""Publish the leaderboard of a store: the page, the runs it was made from, and the tables in the project's README."""
+"""Publish a suite of a store: the page, the runs it was made from, the figures, and the README's tables."""
 
 import argparse
 import re
@@ -30,6 +30,11 @@ def main() -> None:
     page = folder / "leaderboard.md"
     subprocess.run([*command, "report", *store, "--scale", options.scale, "--output", str(page)], check=True)
     subprocess.run([*command, "export", *store, "--output", str(folder / "runs.csv")], check=True)
+    subprocess.run(
+        [*command, "report", *store, "--scale", options.scale, "--figures", str(folder / "figures")], check=True
+    )
+    if options.suite != "classification":  # the one that the README shows
+        return
     readme = ROOT / "README.md"
     block = readme_block(page.read_text(encoding="utf-8"))
     text = re.sub(

@@ -127,6 +127,17 @@ def _best(trials: pd.DataFrame, task: str, optimizer: str, *, maximize: bool) ->
     return best
 
 
+def test_the_regression_suites_settings_are_those_that_tuning_chose() -> None:
+    trials = pd.read_csv(ROOT / "reports" / "regression-local" / "tuning.csv")
+    local = suite("regression", Scale.LOCAL)
+    assert set(trials["seed"]) == {TUNING_SEED}
+    assert (trials.groupby(["task", "optimizer"])["seed"].count() == 8).all()
+    for entry in local.tasks:
+        for declared in local.competitors(entry):
+            best = _best(trials, entry.task, declared.optimizer, maximize=False)
+            assert best == {**declared.overrides, **entry.overrides[declared.optimizer]}, entry.task
+
+
 def test_the_best_fixed_rates_are_those_of_the_grid() -> None:
     """Chosen on validation data with the tuning seed, and not at an end of the grid."""
     trials = pd.read_csv(ROOT / "reports" / "lr-adaptation-local" / "tuning.csv")

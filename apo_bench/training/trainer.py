@@ -356,8 +356,11 @@ class Loop:
         with self.clock.evaluate(), self.rule.evaluating():
             model.eval()
             count = 0
-            for start in range(0, len(examples), _EVALUATION_BATCH):
-                batch = examples.slice(start, start + _EVALUATION_BATCH)
+            size = (
+                _EVALUATION_BATCH if examples.lengths_NP is None else self.task.batch_size
+            )  # logits of sequences are large
+            for start in range(0, len(examples), size):
+                batch = examples.slice(start, start + size)
                 outputs = self.problem.outputs(batch)
                 weight = self.problem.normalizer(batch)
                 loss += self.problem.loss(outputs, batch) * weight
