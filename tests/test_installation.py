@@ -19,10 +19,18 @@ def test_tests_run_against_the_installed_wheel() -> None:
     assert "site-packages" in Path(apo_bench.__file__).parts
 
 
-def test_embedded_data_come_with_their_notice() -> None:
-    folder = files("apo_bench") / "data" / "embedded" / "fashion-mnist-20k"
-    assert "Copyright © 2017 Zalando SE" in (folder / "NOTICE").read_text(encoding="utf-8")
-    assert (folder / "train-images.npy").is_file()
+@pytest.mark.parametrize(
+    ("folder", "words", "file"),
+    [
+        ("fashion-mnist-20k", "Copyright © 2017 Zalando SE", "train-images.npy"),
+        ("libreoffice-help-de-en", "Mozilla Public License, v. 2.0", "tokenizer.json"),
+        ("regression", "Copyright (c) 2023 modeldata authors", "meats.csv"),
+    ],
+)
+def test_embedded_data_come_with_their_notice(folder: str, words: str, file: str) -> None:
+    embedded = files("apo_bench") / "data" / "embedded" / folder
+    assert words in (embedded / "NOTICE").read_text(encoding="utf-8")
+    assert (embedded / file).is_file()
 
 
 def test_public_names_are_the_lazy_ones() -> None:
