@@ -41,7 +41,7 @@ class Shell:
         (metadata / "entry_points.txt").write_text(entry_points, encoding="utf-8")
         return module
 
-    def __call__(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str, status: int = 0, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run ``apo-bench`` and hold it to an exit status."""
         done = subprocess.run(
             [COMMAND, *arguments],
@@ -51,7 +51,7 @@ class Shell:
             text=True,
             check=False,
             stdin=subprocess.DEVNULL,
-            timeout=300,
+            timeout=timeout,
         )
         assert done.returncode == status, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

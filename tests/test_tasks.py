@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from shell import Shell
 from test_trainer import run_spec
 
+from apo_bench.grid import unroll
 from apo_bench.record import Direction
 from apo_bench.registry import optimizers, tasks
-from apo_bench.spec import Budget, OptimizerSpec, RunSpec, Scalar, Scale, resolve_hyperparameters
+from apo_bench.spec import Budget, Device, OptimizerSpec, RunSpec, Scalar, Scale, resolve_hyperparameters
 from apo_bench.suites import suite
 from apo_bench.training.trainer import Training, train
 
@@ -61,3 +63,19 @@ def test_a_local_task_beats_the_trivial_predictor(name: str) -> None:
         assert done.scores.validation < margin * task.trivial
     if len(done.curve) > 1:
         assert done.curve[-1].train_loss < done.curve[0].train_loss
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_everything_runs_at_smoke(shell: Shell) -> None:
+    """Every suite, and every optimizer of the package, in fp32 and fp16; some minutes on two cores."""
+    done = shell("run", "--suite", "all", "--scale", "smoke", "--yes", timeout=1400)
+    total = len(unroll_all())
+    assert f"{total} of {total} runs have a result." in done.stdout
+    assert "failed" not in done.stdout
+
+
+def unroll_all() -> tuple[RunSpec, ...]:
+    chosen = suite("all", Scale.SMOKE)
+    competitors = {entry.optimizer: optimizers()[entry.optimizer].load() for entry in chosen.all_competitors()}
+    return unroll(chosen, competitors, Device.CPU)
