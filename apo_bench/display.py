@@ -89,7 +89,7 @@ class Display(Watcher):
             case record.Exhausted() | record.Reached():
                 if point is None:
                     return "finished"
-                return f"validation {point.validation:.2f} after {point.epoch:g} epochs, {point.seconds:.1f} s"
+                return f"validation {point.validation:.4g} after {point.epoch:g} epochs, {point.seconds:.1f} s"
             case record.Diverged():
                 return f"diverged at step {outcome.step} ({outcome.reason})"
             case record.Crashed() | record.OutOfMemory():
@@ -151,7 +151,7 @@ class TerminalDisplay(Display):
             case record.Progress():
                 loss = "" if event.train_loss is None else f"loss {event.train_loss:.3f} "
                 point = self._last.get(run.run_id)
-                metric = "" if point is None else f"validation {point.validation:.2f}"
+                metric = "" if point is None else f"validation {point.validation:.4g}"
                 self._bars.update(bar, completed=event.step, state=loss + metric)
             case record.Evaluated():
                 self._bars.update(bar, completed=event.point.step)
