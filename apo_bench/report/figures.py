@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from apo_bench.record import CurvePoint, Diverged, RunRecord
+from apo_bench.record import CurvePoint, Direction, Diverged, RunRecord
 from apo_bench.spec import Device, Precision, Scale, check_name
 
 if TYPE_CHECKING:
@@ -91,10 +91,11 @@ def curves(records: Sequence[RunRecord]) -> "Figure":
     """
     facts = next((record.task for record in records if record.task), None)
     metric = f"validation {facts.metric}" if facts else "validation metric"
+    minimized = facts is not None and facts.direction is Direction.MINIMIZE
     return _panels(
         records,
         [("training loss", lambda _, point: point.train_loss), (metric, lambda _, point: point.validation)],
-        [True, False],
+        [True, minimized],
     )
 
 
