@@ -41,7 +41,7 @@ def _csv(rows: int = 60) -> str:
 
 def _write(table: Table, text: str, member: str = "some folder/grouped.csv") -> None:
     table.archive.parent.mkdir(exist_ok=True)
-    with zipfile.ZipFile(table.archive, "w") as archive:
+    with zipfile.ZipFile(table.archive, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(member, text)
         archive.writestr("readme.txt", "nothing")
 
@@ -148,6 +148,20 @@ def test_a_truncated_archive_is_one_line(folder: Path, cut: int) -> None:
     GROUPED.archive.write_bytes(GROUPED.archive.read_bytes()[:cut])
     with pytest.raises(DataError, match=r"grouped\.zip is damaged \(.*\); delete it"):
         regression.load(GROUPED)
+
+
+@pytest.mark.parametrize("place", [6, 8, 60])
+def test_an_archive_with_flipped_bits_is_one_line(folder: Path, place: int) -> None:
+    """In its flags (it seems encrypted), in its method of compression, and in the compressed numbers."""
+    _write(GROUPED, _csv())
+    content = bytearray(GROUPED.archive.read_bytes())
+    central = content.index(b"PK\x01\x02")
+    for at in (place, central + place + 2) if place < 10 else range(place, place + 30):
+        content[at] ^= 0xFF if place > 10 else 1
+    GROUPED.archive.write_bytes(content)
+    with pytest.raises(DataError, match=r"grouped\.zip is damaged \(.*\); delete it") as caught:
+        regression.load(GROUPED)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_another_archive_than_the_first_is_refused_before_it_is_opened(

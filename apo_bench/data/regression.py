@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 
@@ -129,7 +130,8 @@ def _content(table: Table) -> bytes:
                     f"{table.archive} has {len(found)} files {table.file} and should have one; {_anew(table)}"
                 )
             return archive.read(found[0])
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        # a RuntimeError asks for a password, a NotImplementedError for another compression: bits of the header flipped
         raise DataError(f"{table.archive} is damaged ({error}); {_anew(table)}") from error
 
 
