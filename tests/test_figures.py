@@ -10,7 +10,7 @@ from apo_bench.evidence.leaderboard import REFERENCE
 from apo_bench.record import CurvePoint, Diverged, RunRecord
 from apo_bench.report.figures import curves, drawings, learning_rates
 from apo_bench.schedules import Cosine
-from apo_bench.spec import Precision, Scale
+from apo_bench.spec import Budget, Precision, Scale
 
 
 def _run(
@@ -112,7 +112,13 @@ def test_settings_of_one_optimizer_are_lines_of_their_own() -> None:
     figure = curves([slow, msgspec.structs.replace(fast, spec=spec)])
     (legend,) = figure.legends
     shown = [text.get_text() for text in legend.get_texts()]
-    assert shown == ["sgdm (schedule=constant)", "sgdm (schedule=cosine)"]
+    assert shown == ["sgdm (constant)", "sgdm (cosine)"]
+
+
+def test_each_budget_has_a_figure_of_its_own() -> None:
+    longer = _run("adam", losses=(0.9, 0.4, 0.1))
+    longer = msgspec.structs.replace(longer, spec=msgspec.structs.replace(longer.spec, budget=Budget(epochs=15)))
+    assert _names(_run(), _run("adam"), longer) == ["s-local-t-5-epochs", "s-local-t-15-epochs"]
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/escaped", "a/b", "a\nb", ""])

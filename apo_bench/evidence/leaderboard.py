@@ -242,6 +242,13 @@ def _references(cells: Iterable[_Cell]) -> dict[tuple[Precision, float, bool], _
     return {conditions: same[0] for conditions, same in found.items() if len(same) == 1}
 
 
+def competitor_names(runs: Iterable[RunSpec]) -> dict[str, str]:
+    """Name the competitor of each run as leaderboards do, by ``run_id``; the runs are of one task and one budget."""
+    cells = {run.run_id: _Cell.of(run) for run in runs}
+    names = _competitor_names(set(cells.values()))
+    return {run_id: names[cell] for run_id, cell in cells.items()}
+
+
 def _competitor_names(cells: Iterable[_Cell]) -> dict[_Cell, str]:
     """Name competitors; where an optimizer appears with several settings, append what differs.
 

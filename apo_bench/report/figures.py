@@ -3,11 +3,12 @@
 import dataclasses
 import io
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from apo_bench.evidence.leaderboard import competitor_names
 from apo_bench.record import CurvePoint, Direction, Diverged, RunRecord
 from apo_bench.spec import Device, Precision, Scale, check_name
 
@@ -59,7 +60,7 @@ class Drawing:
 
 
 def drawings(suite: str, scale: Scale, records: Sequence[RunRecord]) -> Iterator[Drawing]:
-    """Draw every task of a suite that has curves: training, and learning rates where a rule or a schedule moves them.
+    """Draw each budget of every task of a suite: training curves, and learning rates where something moves them.
 
     Args:
         suite: Its name.
@@ -69,22 +70,25 @@ def drawings(suite: str, scale: Scale, records: Sequence[RunRecord]) -> Iterator
     Raises:
         UsageError: A suite or task name in a record is not fit for a file name.
     """
-    groups: dict[tuple[str, Device], list[RunRecord]] = defaultdict(list)
+    groups: dict[tuple[str, Device, float], list[RunRecord]] = defaultdict(list)
     for record in records:
         if (record.suite, record.scale) == (suite, scale) and record.is_result and record.curve:
-            groups[record.spec.task, record.spec.device].append(record)
-    devices = {device for _, device in groups}
-    for (task, device), own in sorted(groups.items()):
+            groups[record.spec.task, record.spec.device, record.spec.budget.epochs].append(record)
+    devices = {device for _, device, _ in groups}
+    budgets = Counter((task, device) for task, device, _ in groups)
+    for (task, device, epochs), own in sorted(groups.items()):
         name = f"{check_name(suite, 'suite')}-{scale}-{check_name(task, 'task')}"
         if len(devices) > 1:
             name = f"{name}-{device}"
+        if budgets[task, device] > 1:
+            name = f"{name}-{epochs:g}-epochs"
         yield _drawn(name, lambda own=own: curves(own))  # type: ignore[misc]
         if any(_moves(record) for record in own):
             yield _drawn(f"{name}-learning-rates", lambda own=own: learning_rates(own))  # type: ignore[misc]
 
 
 def curves(records: Sequence[RunRecord]) -> "Figure":
-    """Training loss and validation metric against steps, for the runs of one task: a column of panels a precision.
+    """Training loss and validation metric against steps, for runs of one task and budget, a column for each precision.
 
     A thick line is the mean over the seeds that are there, each seed a thin one. The mean ends where the first of its
     runs ends; a cross marks the last finite point of a diverged run.
@@ -100,7 +104,7 @@ def curves(records: Sequence[RunRecord]) -> "Figure":
 
 
 def learning_rates(records: Sequence[RunRecord]) -> "Figure":
-    """Learning rate against steps for the runs of one task, a panel a precision.
+    """Learning rate against steps for runs of one task and budget, a panel a precision.
 
     The rate is the rule's own reading where there is one, otherwise the declared one times the schedule's factor.
     """
@@ -140,24 +144,12 @@ def _drawn(name: str, make: Callable[[], "Figure"]) -> Drawing:
 
 
 def _competitors(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Runs by competitor; hyperparameters that tell its settings apart are appended to its name."""
+    """Runs by competitor, which has the name that it has in leaderboards."""
+    names = competitor_names(record.spec for record in records)
     groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    fields: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for record in records:
-        for field, value in _settings(record).items():
-            fields[record.spec.optimizer.name][field].add(value)
-    for record in records:
-        name = record.spec.optimizer.name
-        differing = [f"{field}={value}" for field, value in _settings(record).items() if len(fields[name][field]) > 1]
-        groups[name, f"{name} ({', '.join(differing)})" if differing else name].append(record)
+        groups[record.spec.optimizer.name, names[record.run_id]].append(record)
     return {label: runs for (_, label), runs in sorted(groups.items())}
-
-
-def _settings(record: RunRecord) -> dict[str, str]:
-    spec = record.spec
-    settings = {field: str(value) for field, value in spec.optimizer.hyperparameters.items()}
-    settings |= {"schedule": type(spec.optimizer.schedule).__name__.lower(), "epochs": f"{spec.budget.epochs:g}"}
-    return settings | {"compiled": str(spec.compile).lower()}
 
 
 def _panels(
