@@ -70,12 +70,12 @@ def test_a_local_task_beats_the_trivial_predictor(name: str) -> None:
 def test_everything_runs_at_smoke(shell: Shell) -> None:
     """Every suite, and every optimizer of the package, in fp32 and fp16; some minutes on two cores."""
     done = shell("run", "--suite", "all", "--scale", "smoke", "--yes", timeout=1400)
-    total = len(unroll_all())
+    total = len(_runs_of_all())
     assert f"{total} of {total} runs have a result." in done.stdout
     assert "failed" not in done.stdout
 
 
-def unroll_all() -> tuple[RunSpec, ...]:
+def _runs_of_all() -> tuple[RunSpec, ...]:
     chosen = suite("all", Scale.SMOKE)
     competitors = {entry.optimizer: optimizers()[entry.optimizer].load() for entry in chosen.all_competitors()}
     return unroll(chosen, competitors, Device.CPU)

@@ -101,8 +101,8 @@ class Dataset:
         digest: Cheap hash of the files `load` reads, checked; a finished run is reused only while it is unchanged.
         fetch: Downloads the files; `None` where there is nothing to download.
         sizes: Number of training, validation and test examples, where it is known without loading.
-        blank: Makes a batch of that many examples in the shapes and formats of the data, all zero: what a network
-            costs is counted on it, with no data at hand.
+        blank: Makes a batch of that many examples in the shapes and formats of the data, without their content: what a
+            network costs is counted on it, with no data at hand.
     """
 
     name: str

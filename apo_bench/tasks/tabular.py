@@ -23,7 +23,13 @@ from apo_bench.training.objectives import MeanSquaredError, SquaredError
 
 
 def _task(
-    dataset: Dataset, table: Table, *, source: str, trivial: float, batch: int, epoch_seconds: float | None = None
+    dataset: Dataset,
+    table: Table,
+    *,
+    source: str,
+    batch: int,
+    trivial: float | None = None,
+    epoch_seconds: float | None = None,
 ) -> Task:
     return Task(
         dataset=dataset,
@@ -49,17 +55,16 @@ def meats_mlp() -> Task:
     return _task(MEATS, MEATS_TABLE, source="[L] E2", trivial=1.0675, batch=50, epoch_seconds=0.0023)
 
 
-# Of the tables that are not embedded the trivial predictor's error is known for the training rows only.
 def slice_mlp() -> Task:
     """MLP on UCI Slice localization."""
-    return _task(SLICE, SLICE_TABLE, source="[R] E2", trivial=1.0, batch=100)
+    return _task(SLICE, SLICE_TABLE, source="[R] E2", batch=100)
 
 
 def protein_mlp() -> Task:
     """MLP on UCI Protein."""
-    return _task(PROTEIN, PROTEIN_TABLE, source="[R] E2", trivial=1.0, batch=100)
+    return _task(PROTEIN, PROTEIN_TABLE, source="[R] E2", batch=100)
 
 
 def parkinsons_mlp() -> Task:
     """MLP on UCI Parkinsons telemonitoring."""
-    return _task(PARKINSONS, PARKINSONS_TABLE, source="[R] E2", trivial=1.0, batch=100)
+    return _task(PARKINSONS, PARKINSONS_TABLE, source="[R] E2", batch=100)
