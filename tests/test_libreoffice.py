@@ -1,14 +1,17 @@
 """The help of LibreOffice: what is embedded, and that its tokenizer loses nothing."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from sacrebleu.metrics.bleu import BLEU
 
 from apo_bench.data import bpe, libreoffice
 from apo_bench.data.examples import Examples, Splits
 from apo_bench.errors import DataError
+from apo_bench.tasks.translation import libreoffice_transformer_small
 
 PAIRS = {"train": 32_765, "valid": 1_074, "test": 1_739}
 DROPPED = 58
@@ -18,6 +21,14 @@ DROPPED = 58
 @pytest.fixture(scope="module")
 def splits() -> Splits:
     return libreoffice.load()
+
+
+@pytest.mark.slow
+def test_the_trivial_predictor_is_one_sentence_for_all() -> None:
+    common = Counter(english for _, english in libreoffice.pairs("train")).most_common(30)
+    references = [english for _, english in libreoffice.pairs("valid")]
+    scores = [BLEU().corpus_score([text] * len(references), [references]).score for text, _ in common]
+    assert libreoffice_transformer_small().trivial == pytest.approx(max(scores), abs=0.005)
 
 
 def _rows(padded: torch.Tensor, lengths_N: torch.Tensor) -> list[list[int]]:

@@ -22,6 +22,7 @@ MARGINS = {
     "fashion-mnist-20k.mlp-1000": (0.5, 1e-3, 6.0),
     "fashion-mnist-20k.resnet18-w8": (0.25, 1e-3, 4.0),
     "fashion-mnist-20k.vgg16-w8": (0.5, 1e-3, 3.0),
+    "libreoffice-de-en.transformer-small": (0.5, 2e-3, 1.5),
     "linear-map-1e10.two-layer": (500, 1e-2, 1e-3),
     "meats.mlp": (200, 3e-3, 0.3),
 }

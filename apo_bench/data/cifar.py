@@ -4,7 +4,6 @@ The last 5,000 training images validate; 45,000 train. Published results usually
 """
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from apo_bench.data.examples import Batch, Dataset, Examples, Splits
+from apo_bench.data.images import channel_moments, verified_md5s
 from apo_bench.data.location import data_folder
 from apo_bench.errors import DataError
 
@@ -46,7 +46,7 @@ def load(name: str) -> Splits:
     digest(name)
     train, test = (_class(name)(str(data_folder()), train=part) for part in (True, False))
     images = np.moveaxis(train.data, 3, 1)
-    mean, std = _moments(images[:-_VALIDATION])
+    mean, std = channel_moments(images[:-_VALIDATION])
     labels = np.asarray(train.targets)
     return Splits(
         train=_examples(images[:-_VALIDATION], labels[:-_VALIDATION], mean, std),
@@ -66,18 +66,12 @@ def digest(name: str) -> str:
 
 @functools.cache
 def _digest(name: str, folder: Path) -> str:
-    from torchvision.datasets.utils import check_integrity
-
     cls = _class(name)
     expected = [*cls.train_list, *cls.test_list, [cls.meta["filename"], cls.meta["md5"]]]
     base = folder / cls.base_folder
     if not base.is_dir():
         raise DataError(f"{name} is not in {folder}; {_mend(name)}")
-    for file, md5 in expected:
-        if not check_integrity(str(base / file), md5):
-            state = "damaged (its MD5 does not hold)" if (base / file).exists() else "missing"
-            raise DataError(f"{name}: {base / file} is {state}; {_mend(name)}")
-    return hashlib.sha256("".join(md5 for _, md5 in expected).encode()).hexdigest()
+    return verified_md5s(name, [(base / file, md5) for file, md5 in expected], _mend(name))
 
 
 def fetch(name: str) -> None:
@@ -94,20 +88,9 @@ def fetch(name: str) -> None:
     _digest.cache_clear()
 
 
-def _moments(images: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each channel, pixels in [0, 1], exactly, from histograms."""
-    levels = np.arange(256) / 255.0
-    means, deviations = [], []
-    for channel in range(images.shape[1]):
-        weights = np.bincount(images[:, channel].ravel(), minlength=256) / images[:, channel].size
-        means.append(weights @ levels)
-        deviations.append(np.sqrt(weights @ (levels - means[-1]) ** 2))
-    return torch.tensor(means, dtype=torch.float32), torch.tensor(deviations, dtype=torch.float32)
-
-
 def _examples(images: NDArray[np.uint8], labels: NDArray[np.int64], mean: torch.Tensor, std: torch.Tensor) -> Examples:
     pixels = torch.from_numpy(images.astype(np.float32)).div_(255.0)
-    return Examples((pixels.sub_(mean[:, None, None]).div_(std[:, None, None]),), torch.from_numpy(labels).long())
+    return Examples((pixels.sub_(mean).div_(std),), torch.from_numpy(labels).long())
 
 
 def _blank(n: int) -> Batch:

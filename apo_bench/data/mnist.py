@@ -6,7 +6,6 @@ validate and 55,000 train. `pixels` makes the same images the targets of an auto
 
 import functools
 import gzip
-import hashlib
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from apo_bench.data.download import download
 from apo_bench.data.examples import Batch, Dataset, Examples, Splits
+from apo_bench.data.images import channel_moments, verified_md5s
 from apo_bench.data.location import data_folder
 from apo_bench.errors import DataError
 
@@ -69,11 +69,7 @@ def load(name: str) -> Splits:
         DataError: As `raw`.
     """
     read = raw(name)
-    pixels = read.train_images[:_TRAIN]
-    weights = np.bincount(pixels.ravel(), minlength=256) / pixels.size
-    levels = np.arange(256) / 255.0
-    mean = float(weights @ levels)
-    std = float(np.sqrt(weights @ (levels - mean) ** 2))
+    mean, std = channel_moments(read.train_images[:_TRAIN, None])
     inputs = [_in_unit_interval(images).sub_(mean).div_(std) for images in (read.train_images, read.test_images)]
     labels = [torch.from_numpy(part.astype(np.int64)) for part in (read.train_labels, read.test_labels)]
     return Splits(
@@ -94,14 +90,8 @@ def digest(name: str) -> str:
 
 @functools.cache
 def _digest(name: str, folder: Path) -> str:
-    from torchvision.datasets.utils import check_integrity
-
-    for file, md5 in _class(name).resources:
-        path = folder / name / file
-        if not check_integrity(str(path), md5):
-            state = "damaged (its MD5 does not hold)" if path.exists() else "missing"
-            raise DataError(f"{name}: {path} is {state}; {_mend(name)}")
-    return hashlib.sha256("".join(md5 for _, md5 in _class(name).resources).encode()).hexdigest()
+    files = [(folder / name / file, md5) for file, md5 in _class(name).resources]
+    return verified_md5s(name, files, _mend(name))
 
 
 def _mend(name: str) -> str:

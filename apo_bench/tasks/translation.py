@@ -28,13 +28,15 @@ def iwslt14_transformer() -> Task:
         batch_size=128,
         source="[P] E5, model [R]",
         evaluation_interval=5,
-        trivial=0.0,
     )
 
 
 def libreoffice_transformer_small() -> Task:
-    """Transformer with 2 + 2 layers of width 128 on the help of LibreOffice."""
-    return _small(libreoffice.LIBREOFFICE_DE_EN, epoch_seconds=140.0)
+    """Transformer with 2 + 2 layers of width 128 on the help of LibreOffice.
+
+    Trivial is to translate everything by one sentence: the best of the 30 that are most common in training.
+    """
+    return _small(libreoffice.LIBREOFFICE_DE_EN, epoch_seconds=140.0, trivial=1.32)
 
 
 def libreoffice_2k_transformer_small() -> Task:
@@ -42,7 +44,7 @@ def libreoffice_2k_transformer_small() -> Task:
     return _small(libreoffice.LIBREOFFICE_DE_EN_2K, epoch_seconds=10.0)
 
 
-def _small(dataset: Dataset, *, epoch_seconds: float) -> Task:
+def _small(dataset: Dataset, *, epoch_seconds: float, trivial: float | None = None) -> Task:
     return Task(
         dataset=dataset,
         model_name="transformer-small",
@@ -55,5 +57,5 @@ def _small(dataset: Dataset, *, epoch_seconds: float) -> Task:
         reference_epoch_seconds=epoch_seconds,
         source="[L] E5",
         evaluation_interval=2,
-        trivial=0.0,
+        trivial=trivial,
     )
