@@ -12,29 +12,22 @@ if TYPE_CHECKING:
     from apo_bench.data.examples import Batch, Dataset, Examples, Splits
     from apo_bench.spec import Precision, Scalar
     from apo_bench.tasks.task import Task
-    from apo_bench.training.objectives import (
-        Accuracy,
-        BernoulliCrossEntropy,
-        CrossEntropy,
-        MeanLoss,
-        MeanSquaredError,
-        SquaredError,
-        TokenCrossEntropy,
-    )
+    from apo_bench.training.metrics import Accuracy, MeanLoss, MeanSquaredError
+    from apo_bench.training.objectives import BernoulliCrossEntropy, CrossEntropy, SquaredError, TokenCrossEntropy
     from apo_bench.training.precision import PrecisionPolicy
     from apo_bench.training.problem import Problem, StepResult, UpdateRule
     from apo_bench.training.rules import TorchRule
 
 _HOME = {
-    "Accuracy": "apo_bench.training.objectives",
+    "Accuracy": "apo_bench.training.metrics",
     "Batch": "apo_bench.data.examples",
     "BernoulliCrossEntropy": "apo_bench.training.objectives",
     "Competitor": "apo_bench.competitor",
     "CrossEntropy": "apo_bench.training.objectives",
     "Dataset": "apo_bench.data.examples",
     "Examples": "apo_bench.data.examples",
-    "MeanLoss": "apo_bench.training.objectives",
-    "MeanSquaredError": "apo_bench.training.objectives",
+    "MeanLoss": "apo_bench.training.metrics",
+    "MeanSquaredError": "apo_bench.training.metrics",
     "Precision": "apo_bench.spec",
     "PrecisionPolicy": "apo_bench.training.precision",
     "Problem": "apo_bench.training.problem",

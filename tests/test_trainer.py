@@ -18,7 +18,8 @@ from apo_bench.registry import optimizers
 from apo_bench.schedules import Constant, Cosine, Schedule, learning_rate_factor
 from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar, resolve_hyperparameters
 from apo_bench.tasks.task import Target, Task
-from apo_bench.training.objectives import Accuracy, CrossEntropy
+from apo_bench.training.metrics import Accuracy
+from apo_bench.training.objectives import CrossEntropy
 from apo_bench.training.problem import Problem, StepResult, UpdateRule
 from apo_bench.training.rules import TorchRule
 from apo_bench.training.seeds import Purpose, derive

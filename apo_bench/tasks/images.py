@@ -23,7 +23,8 @@ from apo_bench.models.resnet import resnet18, resnet32, resnet34
 from apo_bench.models.vgg import vgg16
 from apo_bench.models.wide_resnet import wide_resnet
 from apo_bench.tasks.task import Target, Task
-from apo_bench.training.objectives import Accuracy, CrossEntropy
+from apo_bench.training.metrics import Accuracy
+from apo_bench.training.objectives import CrossEntropy
 
 
 def _task(

@@ -19,7 +19,8 @@ from apo_bench.data.regression import (
 )
 from apo_bench.models.mlp import mlp
 from apo_bench.tasks.task import Task
-from apo_bench.training.objectives import MeanSquaredError, SquaredError
+from apo_bench.training.metrics import MeanSquaredError
+from apo_bench.training.objectives import SquaredError
 
 
 def _task(

@@ -7,7 +7,8 @@ from torch import nn
 
 from apo_bench.data.batches import Augmentation
 from apo_bench.data.examples import Dataset
-from apo_bench.training.objectives import CorpusMetric, Metric, Objective
+from apo_bench.training.metrics import CorpusMetric, Metric
+from apo_bench.training.objectives import Objective
 
 
 @dataclasses.dataclass(frozen=True)

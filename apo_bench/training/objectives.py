@@ -1,17 +1,13 @@
-"""Objectives and metrics: how outputs are compared with targets, and with other outputs."""
+"""Objectives: how outputs are compared with targets, and with other outputs."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from apo_bench.data.examples import Batch, Examples
-from apo_bench.record import Direction
-
-if TYPE_CHECKING:
-    from apo_bench.training.problem import Problem
+from apo_bench.data.examples import Batch
 
 
 class Objective(Protocol):
@@ -46,7 +42,8 @@ class Objective(Protocol):
         ...
 
 
-def _wide(outputs: Tensor) -> Tensor:
+def wide(outputs: Tensor) -> Tensor:
+    """16-bit numbers as float32, others as they are."""
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
@@ -55,24 +52,24 @@ class CrossEntropy:
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy over the examples."""
-        return F.cross_entropy(_wide(outputs), batch.targets)
+        return F.cross_entropy(wide(outputs), batch.targets)
 
     def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002 - every example counts
         """Mean of KL(old ‖ new), whose Hessian at ``new = old`` is the Fisher matrix."""
         return F.kl_div(
-            F.log_softmax(_wide(new), dim=-1),
-            F.log_softmax(_wide(old), dim=-1),
+            F.log_softmax(wide(new), dim=-1),
+            F.log_softmax(wide(old), dim=-1),
             log_target=True,
             reduction="batchmean",
         )
 
     def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:  # noqa: ARG002 - every example counts
         """√p_c (e_c − p) for each class c: the columns of diag(√p) − p √pᵀ, whose square is diag(p) − p pᵀ."""
-        return _softmax_columns(_wide(outputs.detach()).softmax(dim=-1))
+        return _softmax_columns(wide(outputs.detach()).softmax(dim=-1))
 
     def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - every example counts
         """One label an example, drawn from the softmax; ``generator`` lives on the outputs' device."""
-        probabilities = _wide(outputs.detach()).softmax(dim=-1)
+        probabilities = wide(outputs.detach()).softmax(dim=-1)
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
     def normalizer(self, batch: Batch) -> int:
@@ -102,7 +99,7 @@ class TokenCrossEntropy:
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean over all tokens of the batch."""
         return F.cross_entropy(
-            _wide(outputs).flatten(0, -2),
+            wide(outputs).flatten(0, -2),
             batch.targets.flatten().long(),
             ignore_index=self.padding,
             label_smoothing=self.label_smoothing,
@@ -120,7 +117,7 @@ class TokenCrossEntropy:
         A class at all positions at once would make the columns of positions that influence each other inside the
         network interfere. Exact, and for small networks: positions × pieces tensors.
         """
-        p_BTV = _wide(outputs.detach()).softmax(dim=-1)
+        p_BTV = wide(outputs.detach()).softmax(dim=-1)
         mask_BT = batch.targets != self.padding
         for t in range(p_BTV.shape[1]):
             p_BV = torch.where(mask_BT[:, t, None], p_BTV[:, t], 0.0)
@@ -135,7 +132,7 @@ class TokenCrossEntropy:
         The padding itself is never drawn, whatever its probability: as a target it would be none.
         """
         place_M = self._tokens(batch)
-        logits_MV = _wide(outputs.detach().flatten(0, -2).index_select(0, place_M))
+        logits_MV = wide(outputs.detach().flatten(0, -2).index_select(0, place_M))
         logits_MV[:, self.padding] = -torch.inf
         drawn_M = torch.multinomial(logits_MV.softmax(dim=-1), 1, generator=generator).squeeze(1)
         targets = batch.targets.flatten().index_copy(0, place_M, drawn_M.to(batch.targets.dtype))
@@ -176,7 +173,7 @@ class SquaredError:
         Raises:
             ValueError: Outputs and targets differ in shape; broadcasting them would compare each with every other.
         """
-        return _half_squared_distance(outputs, _of_shape(outputs, batch.targets))
+        return _half_squared_distance(outputs, of_shape(outputs, batch.targets))
 
     def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002 - every example counts
         """Mean of ½ ‖new − old‖², the KL divergence of both Gaussians in either direction."""
@@ -184,12 +181,12 @@ class SquaredError:
 
     def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:  # noqa: ARG002 - every example counts
         """Unit vectors: the Hessian is the identity."""
-        ones = torch.ones_like(_wide(outputs.detach()))
+        ones = torch.ones_like(wide(outputs.detach()))
         return _one_output_at_a_time(ones)
 
     def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - every example counts
         """Outputs plus standard normal noise; ``generator`` lives on the outputs' device."""
-        mean = _wide(outputs.detach())
+        mean = wide(outputs.detach())
         return mean + torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
 
     def normalizer(self, batch: Batch) -> int:
@@ -214,8 +211,8 @@ class BernoulliCrossEntropy:
         Raises:
             ValueError: Outputs and targets differ in shape.
         """
-        logits = _wide(outputs)
-        targets = _of_shape(outputs, batch.targets).to(logits.dtype)
+        logits = wide(outputs)
+        targets = of_shape(outputs, batch.targets).to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
 
     def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002 - every example counts
@@ -223,26 +220,31 @@ class BernoulliCrossEntropy:
 
         No logarithm of a rounded probability is taken, so that saturated units give finite numbers.
         """
-        new, old = _wide(new), _wide(old)
+        new, old = wide(new), wide(old)
         one = torch.sigmoid(old) * (F.logsigmoid(old) - F.logsigmoid(new))
         zero = torch.sigmoid(-old) * (F.logsigmoid(-old) - F.logsigmoid(-new))
         return (one + zero).sum() / len(new)
 
     def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:  # noqa: ARG002 - every example counts
         """√(p (1 − p)) e_c for each output c."""
-        logits = _wide(outputs.detach())
+        logits = wide(outputs.detach())
         return _one_output_at_a_time((torch.sigmoid(logits) * torch.sigmoid(-logits)).sqrt())
 
     def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - every example counts
         """0 or 1 for each output, in floating point; ``generator`` lives on the outputs' device."""
-        return torch.bernoulli(torch.sigmoid(_wide(outputs.detach())), generator=generator)
+        return torch.bernoulli(torch.sigmoid(wide(outputs.detach())), generator=generator)
 
     def normalizer(self, batch: Batch) -> int:
         """Examples."""
         return batch.size
 
 
-def _of_shape(outputs: Tensor, targets: Tensor) -> Tensor:
+def of_shape(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Targets, if they have the shape of the outputs.
+
+    Raises:
+        ValueError: They have another: broadcasting would compare each with every other.
+    """
     if targets.shape != outputs.shape:
         raise ValueError(
             f"targets of shape {tuple(targets.shape)} for outputs of shape {tuple(outputs.shape)}: give both one shape"
@@ -251,7 +253,7 @@ def _of_shape(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _half_squared_distance(one: Tensor, other: Tensor) -> Tensor:
-    return 0.5 * (_wide(one) - _wide(other)).square().sum() / len(one)
+    return 0.5 * (wide(one) - wide(other)).square().sum() / len(one)
 
 
 def _one_output_at_a_time(diagonal: Tensor) -> Iterator[Tensor]:
@@ -261,96 +263,3 @@ def _one_output_at_a_time(diagonal: Tensor) -> Iterator[Tensor]:
         column_BC = torch.zeros_like(flat_BC)
         column_BC[:, c] = flat_BC[:, c]
         yield column_BC.view_as(diagonal)
-
-
-class Metric(Protocol):
-    """How outputs are judged, as a mean over examples. A plugin's metric is one of this kind or a `CorpusMetric`.
-
-    Attributes:
-        name: As printed, with its unit.
-        direction: Whether more is better.
-    """
-
-    @property
-    def name(self) -> str:
-        """As printed, with its unit."""
-        ...
-
-    @property
-    def direction(self) -> Direction:
-        """Whether more is better."""
-        ...
-
-    def total(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Sum over the batch, a scalar on the outputs' device; its mean over examples is the metric."""
-        ...
-
-
-class Accuracy:
-    """Share of examples whose largest logit is at the label, in percent."""
-
-    name = "accuracy (%)"
-    direction = Direction.MAXIMIZE
-
-    def total(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """A hundred for each correct example."""
-        return 100.0 * (outputs.argmax(dim=-1) == batch.targets).sum()
-
-
-class CorpusMetric(Protocol):
-    """How a model is judged on a whole split at once, by what it generates.
-
-    Attributes:
-        name: As printed.
-        direction: Whether more is better.
-        signature: What one must know to compute the same number: version, tokenization, decoding.
-    """
-
-    @property
-    def name(self) -> str:
-        """As printed."""
-        ...
-
-    @property
-    def direction(self) -> Direction:
-        """Whether more is better."""
-        ...
-
-    @property
-    def signature(self) -> str:
-        """What one must know to compute the same number."""
-        ...
-
-    def score(self, problem: "Problem", examples: Examples) -> float:
-        """Judge ``problem.model``, which is in evaluation mode; `Problem.precision` says in which formats."""
-        ...
-
-
-class MeanSquaredError:
-    """Squared error, a mean over outputs and examples; 1 for the best constant where targets have unit variance."""
-
-    name = "mean squared error"
-    direction = Direction.MINIMIZE
-
-    def total(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Sum over examples of the mean over an example's outputs."""
-        return (_wide(outputs) - _of_shape(outputs, batch.targets)).square().flatten(1).mean(1).sum()
-
-
-class MeanLoss:
-    """The objective's own loss of an example.
-
-    Args:
-        objective: Which.
-        name: As printed, with its unit.
-    """
-
-    direction = Direction.MINIMIZE
-
-    def __init__(self, objective: Objective, name: str) -> None:
-        self.objective = objective
-        self.name = name
-
-    def total(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Sum over examples."""
-        return self.objective.loss(outputs, batch) * batch.size
