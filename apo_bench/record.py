@@ -14,7 +14,9 @@ import msgspec
 
 from apo_bench.spec import Frozen, RunSpec, Scale
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""Schemas this version reads: 2 only added fields, whose defaults say that an older record does not know them."""
 
 
 class Direction(StrEnum):
@@ -42,11 +44,33 @@ class Reached(Frozen, frozen=True, tag="reached"):
     target: float
 
 
+class NonFinite(Frozen, frozen=True):
+    """The first tensor of a diverged run that held a number that is not finite.
+
+    Attributes:
+        step: Step in which it appeared, counted from 1.
+        tensor: Which: ``activation conv1``, ``loss``, ``gradient fc.weight``, ``state meta 3`` or ``parameter
+            fc.weight``; activations by the module that made them.
+        dtype: Its number format, for example ``float16``.
+    """
+
+    step: int
+    tensor: str
+    dtype: str
+
+
 class Diverged(Frozen, frozen=True, tag="diverged"):
-    """A loss stopped being finite, or loss scaling gave up, at ``step``."""
+    """A loss stopped being finite, or loss scaling gave up, at ``step``.
+
+    Attributes:
+        step: Step whose loss was the first that was not finite, or the first that was skipped, counted from 1.
+        reason: What stopped being finite.
+        first: Where it began; `None` where a second look did not find it.
+    """
 
     step: int
     reason: str
+    first: NonFinite | None = None
 
 
 class OutOfMemory(Frozen, frozen=True, tag="out-of-memory"):
@@ -109,17 +133,29 @@ class Scores(Frozen, frozen=True):
 
 
 class Cost(Frozen, frozen=True):
-    """What the run used.
+    """What the run used. `None`, or an empty mapping, where it was not measured.
 
     Attributes:
         steps: Optimizer steps taken, skipped ones included.
         skipped_steps: Steps skipped because a scaled gradient overflowed.
-        train_seconds: Training clock.
+        train_seconds: Training clock: what the update rule took. In records of schema 1 drawing the batches is in it.
         eval_seconds: Time spent evaluating.
-        step_ms: Median time of a step, in milliseconds, after the warm-up steps.
+        data_seconds: Time spent drawing and augmenting the batches of the steps.
+        phases: Seconds of the training clock by phase (`apo_bench.measure.ledger`).
+        step_ms: Median over blocks of steps of the mean time of a step, in milliseconds.
         peak_memory_bytes: Allocator peak on CUDA; on a CPU the peak resident set of the run's process, counted
             from the start of training.
+        baseline_memory_bytes: On a CPU, the resident set before data and network were made: the interpreter and torch.
+        peak_reserved_bytes: On CUDA, the most that the allocator had reserved.
+        process_memory_bytes: On CUDA, what the driver says the process holds, its context included.
         state_bytes: Bytes held by the optimizer beside parameters and gradients.
+        bytes_by_purpose: The same by purpose, with ``parameters``, ``gradients`` and ``buffers``.
+        flops_per_step: Floating-point operations of a step, a mean over a whole cycle of the optimizer's intervals.
+        operator_calls_per_step: Calls of torch operators of a step, likewise.
+        energy_joules: Energy that the card used from the first step to the last evaluation.
+        clock_mhz: Lowest and highest clock of the card's multiprocessors, as sampled at every evaluation.
+        throttle_reasons: Reasons that the driver gave for lowered clocks at any of these moments.
+        foreign_processes: The most other processes seen on the card at any of them.
     """
 
     steps: int
@@ -129,6 +165,18 @@ class Cost(Frozen, frozen=True):
     step_ms: float | None
     peak_memory_bytes: int | None
     state_bytes: int | None
+    data_seconds: float | None = None
+    phases: dict[str, float] = {}  # noqa: RUF012 - msgspec copies it
+    baseline_memory_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    process_memory_bytes: int | None = None
+    bytes_by_purpose: dict[str, int] = {}  # noqa: RUF012
+    flops_per_step: float | None = None
+    operator_calls_per_step: float | None = None
+    energy_joules: float | None = None
+    clock_mhz: tuple[int, int] | None = None
+    throttle_reasons: tuple[str, ...] = ()
+    foreign_processes: int | None = None
 
 
 class TaskFacts(Frozen, frozen=True):
@@ -177,7 +225,28 @@ class Fingerprint(Frozen, frozen=True):
 
 
 class Environment(Frozen, frozen=True):
-    """Where a run was made."""
+    """Where a run was made.
+
+    Attributes:
+        apo_bench: Version of this package.
+        git_sha: Revision it was built from.
+        dirty: Whether it was built from a modified tree.
+        python: Version.
+        torch: Version.
+        platform: Operating system and processor architecture.
+        device_name: The card, or the processor.
+        cpu_count: Logical processors of the machine.
+        threads: CPU threads of torch.
+        deterministic: Whether torch was told to use deterministic algorithms.
+        cuda: Version of CUDA that torch was built for.
+        cudnn: Version.
+        driver: Version of the card's driver.
+        allocator: torch's allocator on CUDA.
+        flags: Other switches of torch that change numbers or speed, by name.
+        variables: Environment variables that change numbers or speed, by name.
+        packages: Versions of other packages that a run may compute with.
+        co_scheduled: How many other runs the same command could have in flight meanwhile.
+    """
 
     apo_bench: str
     git_sha: str | None
@@ -191,6 +260,12 @@ class Environment(Frozen, frozen=True):
     deterministic: bool
     cuda: str | None = None
     cudnn: int | None = None
+    driver: str | None = None
+    allocator: str | None = None
+    flags: dict[str, str] = {}  # noqa: RUF012
+    variables: dict[str, str] = {}  # noqa: RUF012
+    packages: dict[str, str] = {}  # noqa: RUF012
+    co_scheduled: int | None = None
 
 
 class Intent(Frozen, frozen=True):
@@ -284,8 +359,8 @@ def decode_record(data: bytes) -> RunRecord:
         ValueError: Damaged, or of a schema this version does not know.
     """
     header = msgspec.json.decode(data, type=_Header)
-    if header.schema != SCHEMA:
-        raise ValueError(f"record schema {header.schema}, this version reads {SCHEMA}")
+    if header.schema not in READABLE:
+        raise ValueError(f"record schema {header.schema}, this version reads {' and '.join(map(str, READABLE))}")
     return msgspec.json.decode(data, type=RunRecord)
 
 

@@ -65,6 +65,25 @@ class Observable(Protocol):
         ...
 
 
+class Periodic(Protocol):
+    """An update rule some of whose steps do more than others: estimate curvature, invert it, adapt what is learned.
+
+    With it costs are measured a kind of step at a time and composed by their frequencies; without it every step counts
+    as alike.
+
+    Attributes:
+        steps: Steps taken. It may be set: a step at ``steps`` = t does what is due at t.
+        intervals: By the name of what is done, the number of steps between two times; due where it divides ``steps``.
+    """
+
+    steps: int
+
+    @property
+    def intervals(self) -> Mapping[str, int]:
+        """Intervals by name, for example ``{"meta": 10}``."""
+        ...
+
+
 class Schedulable(Protocol):
     """An update rule whose learning rate can follow a schedule."""
 
