@@ -124,17 +124,18 @@ class APOP:
         gradients = problem.gradients(loss)
         if not gradients.finite:
             return StepResult(loss.detach(), applied=False)
-        objective = ProximalObjective(problem, batch, random_state, self.weights) if meta else None
-        averages = self._average(gradients.values)
+        with problem.phase("meta"):
+            objective = ProximalObjective(problem, batch, random_state, self.weights) if meta else None
         active = self.steps >= self.warmup_steps
-        if objective is None:
-            self._move(self._directions(averages, preconditioned=active))
-        else:
-            self._move(self._directions(averages, preconditioned=True))
-            adapted = self._adapt(objective, averages)
-            if adapted or not active:
-                self._restore(objective.start)
-                self._move(self._directions(averages, preconditioned=active))
+        with problem.phase("update"):
+            averages = self._average(gradients.values)
+            self._move(self._directions(averages, preconditioned=active or meta))
+        if objective is not None:
+            with problem.phase("meta"):
+                adapted = self._adapt(objective, averages)
+                if adapted or not active:
+                    self._restore(objective.start)
+                    self._move(self._directions(averages, preconditioned=active))
         self.steps += 1
         return StepResult(loss.detach(), applied=True)
 
