@@ -95,6 +95,11 @@ class APOLR:
             for group, rate in enumerate(self._initial)
         ]
 
+    @property
+    def intervals(self) -> Mapping[str, int]:
+        """Steps between two meta-updates."""
+        return {"meta": self.interval}
+
     def step(self, batch: Batch) -> StepResult:
         """Step with the present rate; every K steps adapt the rate and rescale the step to it."""
         problem = self.problem

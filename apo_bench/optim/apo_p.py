@@ -111,6 +111,11 @@ class APOP:
         self._meta = meta_optimizer.over(parts, meta_lr) if parts else None
         self._factor = 1.0
 
+    @property
+    def intervals(self) -> Mapping[str, int]:
+        """Steps between two meta-updates; none without layers, as nothing is learned then."""
+        return {} if self._meta is None else {"meta": self.interval}
+
     def scale_learning_rate(self, factor: float) -> None:
         """Use ``factor`` times the learning rate from now on."""
         self._factor = factor

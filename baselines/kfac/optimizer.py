@@ -121,6 +121,13 @@ class KFAC:
         self._factor = 1.0
         self._clip: Tensor | None = None
 
+    @property
+    def intervals(self) -> Mapping[str, int]:
+        """Steps between two estimates of the factors and between two inversions; none without layers."""
+        if not self.layers:
+            return {}
+        return {"factors": self.settings.factor_interval, "inverse": self.settings.inverse_interval}
+
     def scale_learning_rate(self, factor: float) -> None:
         """Use ``factor`` times the learning rate from now on."""
         self._factor = factor
