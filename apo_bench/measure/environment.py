@@ -10,6 +10,7 @@ import msgspec
 import torch
 
 from apo_bench.record import Environment
+from apo_bench.spec import Device
 
 
 class _Build(msgspec.Struct):
@@ -28,13 +29,18 @@ def environment(device: torch.device) -> Environment:
         python=platform.python_version(),
         torch=str(torch.__version__),
         platform=platform.platform(),
-        device_name=torch.cuda.get_device_name(device) if cuda else _processor(),
+        device_name=device_name(Device(device.type)),
         cpu_count=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         deterministic=torch.are_deterministic_algorithms_enabled(),
         cuda=torch.version.cuda if cuda else None,
         cudnn=torch.backends.cudnn.version() if cuda else None,  # type: ignore[no-untyped-call]
     )
+
+
+def device_name(device: Device) -> str:
+    """What records call the present card, or the processor."""
+    return torch.cuda.get_device_name() if device is Device.CUDA else _processor()
 
 
 @functools.cache

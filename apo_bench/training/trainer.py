@@ -138,9 +138,10 @@ def prepare(
     competitor: Competitor[Any],
     device: torch.device,
     observe: Callable[[Event], None] = lambda _: None,
+    splits: Splits | None = None,
 ) -> "Loop":
-    """Make everything a run needs and warm it up, as `train` does, and take no step."""
-    splits = task.dataset.load().to(device)
+    """Make everything a run needs and warm it up, as `train` does, and take no step; ``splits`` may be shared."""
+    splits = splits or task.dataset.load().to(device)
     policy = PrecisionPolicy(run.precision, device)
     if run.compile and policy.backend is PrecisionBackend.EMULATED:
         raise UsageError(f"torch.compile cannot see emulated {run.precision}; leave out --compile, or use fp32 here")
