@@ -1,11 +1,13 @@
 """Keep a plan's leaderboard file up to date while its runs finish."""
 
 import time
+from collections.abc import Sequence
 
 from apo_bench.evidence.leaderboard import Leaderboard, leaderboard
 from apo_bench.executors.local import Watcher
 from apo_bench.files import write_durably
 from apo_bench.plan import Plan
+from apo_bench.probe_record import ProbeRecord
 from apo_bench.record import Event, Outcome, RunRecord
 from apo_bench.report.markdown import leaderboard_markdown
 from apo_bench.spec import RunSpec
@@ -21,12 +23,14 @@ class Publisher(Watcher):
     Args:
         store: Where records are read and the leaderboard is written.
         plan: Whose runs it shows.
+        probes: What steps cost, oldest first.
     """
 
-    def __init__(self, store: Store, plan: Plan) -> None:
+    def __init__(self, store: Store, plan: Plan, probes: Sequence[ProbeRecord] = ()) -> None:
         self.path = store.leaderboards / f"{plan.suite.name}-{plan.suite.scale}.md"
         self._store = store
         self._plan = plan
+        self._probes = probes
         self._display = Watcher()
         self._records: dict[str, RunRecord] = {
             planned.run.run_id: planned.reused for planned in plan.runs if planned.reused is not None
@@ -44,6 +48,7 @@ class Publisher(Watcher):
             self._plan.suite.scale,
             self._records.values(),
             [planned.run for planned in self._plan.runs],
+            self._probes,
         )
         write_durably(self.path, leaderboard_markdown(board).encode())
         return board

@@ -31,7 +31,7 @@ def call(options: argparse.Namespace) -> int:
     scan = Store(options.store).scan()
     warn_of_damage(scan)
     records = [record for record in scan.newest().values() if options.suite in {None, record.suite}]
-    data = encode_table(run_table(records), form)
+    data = encode_table(run_table(records, scan.probes), form)
     if options.output is None:
         sys.stdout.write(data.decode())
     else:

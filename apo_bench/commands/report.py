@@ -39,7 +39,7 @@ def call(options: argparse.Namespace) -> int:
     scan = Store(options.store).scan()
     warn_of_damage(scan)
     scale = chosen_scale(options, scan)
-    page = leaderboard_markdown(leaderboard(options.suite, scale, scan.newest().values()))
+    page = leaderboard_markdown(leaderboard(options.suite, scale, scan.newest().values(), probes=scan.probes))
     if options.output is None:
         print(page)
     else:

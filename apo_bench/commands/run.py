@@ -17,6 +17,7 @@ from apo_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from apo_bench.plan import Plan
+    from apo_bench.probe_record import ProbeRecord
     from apo_bench.spec import Device, OptimizerEntry
     from apo_bench.store import Store
 
@@ -112,11 +113,14 @@ def call(options: argparse.Namespace) -> int:
         print(f"apo-bench: {line}", file=sys.stderr)
     if store is None:
         return 0
+    _refuse_beside_a_probe(store, device)
     _ask(planned, options)
-    return _execute(planned, store, options, threads)
+    return _execute(planned, store, options, threads, scan.probes)
 
 
-def _execute(plan: "Plan", store: "Store", options: argparse.Namespace, threads: int) -> int:
+def _execute(
+    plan: "Plan", store: "Store", options: argparse.Namespace, threads: int, probes: "Sequence[ProbeRecord]"
+) -> int:
     from apo_bench.display import display
     from apo_bench.executors.job import Job
     from apo_bench.executors.local import execute
@@ -139,7 +143,7 @@ def _execute(plan: "Plan", store: "Store", options: argparse.Namespace, threads:
         )
         for pending in plan.pending
     ]
-    publisher = Publisher(store, plan)
+    publisher = Publisher(store, plan, probes)
     expected = {pending.run.run_id: pending.expected_seconds for pending in plan.pending}
     complete = True
     if jobs:
@@ -180,6 +184,19 @@ def _following(options: argparse.Namespace) -> Iterator[None]:
             follower.wait(timeout=_WANDB_SECONDS)
         except subprocess.TimeoutExpired:
             print("apo-bench: W&B is still busy; it goes on in the background", file=sys.stderr)
+
+
+def _refuse_beside_a_probe(store: "Store", device: "Device") -> None:
+    """Leave a probe the device to itself.
+
+    Raises:
+        UsageError: One is measuring.
+    """
+    with store.probing(device) as free:
+        if not free:
+            raise UsageError(
+                f"a probe of {store.path} is measuring on {device}, and runs would disturb it; wait until it is done"
+            )
 
 
 def chosen_device(options: argparse.Namespace) -> "Device":

@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median
 
 from apo_bench.evidence.intervals import Interval, mean_interval
+from apo_bench.evidence.probes import Probes, StepCost
 from apo_bench.evidence.reported import reported_value
-from apo_bench.record import Direction, Diverged, PrecisionBackend, RunRecord, TaskFacts
+from apo_bench.probe_record import ProbeRecord
+from apo_bench.record import Direction, Diverged, PrecisionBackend, Reached, RunRecord, TaskFacts
 from apo_bench.spec import Device, Precision, RunSpec, Scalar, Scale
 
 REFERENCE = "sgdm"
@@ -38,8 +40,14 @@ class Row:
         train_loss: Last point of the training curve (a mean over the steps since the point before), over seeds; `None`
             when a run diverged or none has a curve.
         epochs: Budget.
-        step_ms: Median over runs of the run's median step, in milliseconds.
-        train_seconds: Median over runs.
+        step_ms: Median over runs of the run's median step, in milliseconds; runs that disagree with the probe left out.
+        train_seconds: Median over runs, likewise.
+        disagreeing: Runs whose mean step is not the one that was probed: something else ran beside them.
+        step: What a step costs by the probe; `None` without one that fits.
+        reached: Runs that reached the validation target.
+        steps_to_target: Median over runs, where all reached it.
+        target_seconds: The same in seconds of the runs' own clock.
+        composed_target_seconds: Steps to the target times the probed step.
         peak_memory_bytes: Largest over runs.
         state_bytes: Largest over runs.
         reported: What the paper prints for this cell; at scale ``paper`` alone, and only where the optimizer has one
@@ -61,6 +69,12 @@ class Row:
     epochs: float
     step_ms: float | None
     train_seconds: float | None
+    disagreeing: int
+    step: StepCost | None
+    reached: int
+    steps_to_target: float | None
+    target_seconds: float | None
+    composed_target_seconds: float | None
     peak_memory_bytes: int | None
     state_bytes: int | None
     reported: float | None = None
@@ -142,7 +156,11 @@ class _Cell:
 
 
 def leaderboard(
-    suite: str, scale: Scale, records: Iterable[RunRecord], planned: Sequence[RunSpec] | None = None
+    suite: str,
+    scale: Scale,
+    records: Iterable[RunRecord],
+    planned: Sequence[RunSpec] | None = None,
+    probes: Iterable[ProbeRecord] = (),
 ) -> Leaderboard:
     """Build the leaderboard of a suite.
 
@@ -152,7 +170,9 @@ def leaderboard(
         records: The newest record of each run (`apo_bench.store.Scan.newest`).
         planned: With it the leaderboard holds these runs alone, and says how many are still to come; otherwise it
             holds all records made under this suite and scale.
+        probes: What steps cost, oldest first.
     """
+    steps = Probes(probes)
     kept = list(records)
     if planned is None:
         kept = [record for record in kept if record.suite == suite and record.scale == scale]
@@ -176,6 +196,7 @@ def leaderboard(
             plan_sizes if planned is not None else None,
             scale,
             epochs if budgets[task, device] > 1 else None,
+            steps,
         )
         for task, device, epochs in (places if planned is not None else sorted(places))
     ]
@@ -195,6 +216,7 @@ def _section(
     plan_sizes: Mapping[_Cell, int] | None,
     scale: Scale,
     epochs: float | None,
+    steps: Probes,
 ) -> Section:
     facts = next((record.task for runs in cells.values() for record in runs if record.task), None)
     names = _competitor_names(cells)
@@ -210,6 +232,7 @@ def _section(
             comparisons,
             plan_sizes[cell] if plan_sizes is not None else None,
             printed.get(cell),
+            steps,
         )
         for cell, runs in cells.items()
     ]
@@ -294,6 +317,7 @@ def _row(
     comparisons: int,
     planned: int | None,
     printed: float | None,
+    probes: Probes,
 ) -> Row:
     results = [record for record in runs if record.is_result]
     diverged = sum(isinstance(record.outcome, Diverged) for record in results)
@@ -301,10 +325,16 @@ def _row(
     emulated = any(
         record.precision is not None and record.precision.backend is PrecisionBackend.EMULATED for record in results
     )
+    probed = next((cost for record in reversed(results) if (cost := probes.find(record))), None)
+    disagreeing = [record for record in results if probed is not None and probed.disagrees(record)]
     costs = [] if emulated else [record.cost for record in results if record.cost]
+    clocks = [record.cost for record in results if record.cost and record not in disagreeing and not emulated]
+    reached = [record for record in results if isinstance(record.outcome, Reached)]
+    to_target = [steps_to_target(record) for record in reached] if len(reached) == len(results) else []
+    target_steps = median(steps for steps, _ in to_target) if to_target else None
     losses = [record.curve[-1].train_loss for record in results if record.curve]
     best = [record.scores.best_validation for record in results if record.scores.best_validation is not None]
-    steps = [cost.step_ms for cost in costs if cost.step_ms is not None]
+    steps = [cost.step_ms for cost in clocks if cost.step_ms is not None]
     peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
     states = [cost.state_bytes for cost in costs if cost.state_bytes is not None]
     return Row(
@@ -322,11 +352,31 @@ def _row(
         train_loss=mean_interval(losses) if losses and not diverged else None,
         epochs=cell.epochs,
         step_ms=median(steps) if steps else None,
-        train_seconds=median(cost.train_seconds for cost in costs) if costs else None,
+        train_seconds=median(cost.train_seconds for cost in clocks) if clocks else None,
+        disagreeing=len(disagreeing),
+        step=probed,
+        reached=len(reached),
+        steps_to_target=target_steps,
+        target_seconds=median(seconds for _, seconds in to_target) if to_target and not emulated else None,
+        composed_target_seconds=(
+            target_steps * probed.milliseconds / 1000.0 if target_steps is not None and probed is not None else None
+        ),
         peak_memory_bytes=max(peaks, default=None),
         state_bytes=max(states, default=None),
         reported=printed,
     )
+
+
+def steps_to_target(record: RunRecord) -> tuple[int, float]:
+    """Steps, and seconds of the run's own clock, to the first point of the curve at the validation target.
+
+    Raises:
+        ValueError: The run did not reach it.
+    """
+    if not isinstance(record.outcome, Reached):
+        raise ValueError(f"{record.spec.title} did not reach its target")  # noqa: TRY004 - a matter of its outcome
+    step = record.outcome.step
+    return step, next(point.seconds for point in record.curve if point.step == step)
 
 
 def _test_scores(results: Iterable[RunRecord]) -> dict[int, float]:

@@ -34,7 +34,17 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         lines += ["## Runs without a result", ""]
         lines += [f"- {_text(title)}: {_text(message)}" for title, message in board.failures]
         lines.append("")
-    legend = f"{_LEGEND}\n{_LEGEND_REPORTED}" if any(map(_has_reported, board.sections)) else _LEGEND
+    doubts = _doubts(board)
+    if doubts:
+        lines += ["## Doubtful measurements", "", *(f"- {_text(doubt)}" for doubt in doubts), ""]
+    rows = [row for section in board.sections for row in section.rows]
+    parts = [
+        (_LEGEND, True),
+        (_LEGEND_PROBE, any(row.step for row in rows)),
+        (_LEGEND_TARGET, any(row.reached for row in rows)),
+        (_LEGEND_REPORTED, any(map(_has_reported, board.sections))),
+    ]
+    legend = "\n".join(text.rstrip("\n") for text, shown in parts if shown)
     lines += ["## How to read this", "", legend, ""]
     if board.machines:
         lines += ["Made on:", ""]
@@ -70,8 +80,19 @@ _LEGEND = f"""\
 - A cell with a diverged run shows how many diverged and no mean.
 - *emulated*: 16-bit products were computed in float32 from 16-bit values and rounded on output; scores are those of
   16 bit, costs are not and stay empty.
-- *ms/step* and *training* are this machine's own clock during the run, without evaluation; *memory* is the peak of the
-  run's process (CPU) or of the allocator (CUDA); *state* counts the bytes an optimizer keeps between steps.\
+- *ms/step* and *training* are this machine's own clock during the run, without evaluation and without drawing batches;
+  *memory* is the peak of the run's process (CPU) or of the allocator (CUDA); *state* counts the bytes an optimizer
+  keeps between steps.\
+"""
+_LEGEND_PROBE = f"""\
+- *step / {REFERENCE}* was measured apart, by `apo-bench probe`: all optimizers side by side in interleaved rounds, each
+  kind of step by itself, composed by how often it occurs; ± is the half-width of a 95 % interval over processes. A
+  question mark stands behind a measurement with a reason to doubt it, listed under *Doubtful measurements*. Runs whose
+  own step differs from the probed one by more than a quarter are left out of *ms/step* and *training*, and counted.\
+"""
+_LEGEND_TARGET = """\
+- *to target*: steps until the validation metric first reached the task's target, a median over the seeds where all
+  reached it, and that number times the probed step; without a probe, by the runs' own clock.\
 """
 
 
@@ -80,6 +101,16 @@ _LEGEND_REPORTED = """\
   cell; no deviation and no count of seeds is given there, so no difference is claimed. Its 16-bit numbers stand beside
   both pure 16-bit formats: which of them it used is not printed.\
 """
+
+
+def _doubts(board: Leaderboard) -> list[str]:
+    """Reasons to doubt a probe's numbers, each once, with those whom it concerns."""
+    doubts: dict[tuple[str, str], list[str]] = {}
+    for section in board.sections:
+        for row in section.rows:
+            for flag in row.step.flags if row.step else ():
+                doubts.setdefault((section.task, flag), []).append(f"{row.competitor} {row.precision}")
+    return [f"{task}, {', '.join(names)}: {flag}" for (task, flag), names in doubts.items()]
 
 
 def _has_reported(section: Section) -> bool:
@@ -99,12 +130,14 @@ def _columns(section: Section, *, compact: bool = False) -> list[_Column]:
         (f"vs. {REFERENCE}", lambda row: _difference(row.versus_reference, digits, bold=not compact)),
         ("epochs", lambda row: f"{row.epochs:g}"),
         ("ms/step", lambda row: _number(row.step_ms, ".1f")),
+        *([(f"step / {REFERENCE}", _ratio)] if any(row.step for row in section.rows) else []),
     ]
     if compact:
         return columns
     return [
         *columns,
-        ("training", lambda row: _duration(row.train_seconds)),
+        ("training", _training),
+        *([("to target", _to_target)] if any(row.reached for row in section.rows) else []),
         ("memory", lambda row: _size(row.peak_memory_bytes)),
         ("state", lambda row: _size(row.state_bytes)),
         ("skipped", lambda row: str(row.skipped_steps)),
@@ -147,6 +180,29 @@ def _score(row: Row, digits: "_Digits") -> str:
     if row.diverged:
         return f"diverged {row.diverged} of {row.results}"
     return _estimate(row.score, digits)
+
+
+def _ratio(row: Row) -> str:
+    """The probed ratio with its half-width; doubtful ones are marked."""
+    if row.step is None:
+        return _DASH
+    half_width = f" ± {_number(row.step.half_width, '#.2g')}" if row.step.half_width else ""
+    return f"{row.step.ratio:.2f}{half_width}{' ?' if row.step.flags else ''}"
+
+
+def _training(row: Row) -> str:
+    text = _duration(row.train_seconds)
+    return f"{text} ({row.disagreeing} of {row.results} left out)" if row.disagreeing else text
+
+
+def _to_target(row: Row) -> str:
+    """Steps, and the time they take: by the probe where there is one, else by the runs' own clock."""
+    if row.steps_to_target is None:
+        return f"{row.reached} of {row.results} reached it" if row.results else _DASH
+    composed = row.composed_target_seconds is not None
+    seconds = row.composed_target_seconds if composed else row.target_seconds
+    time = "" if seconds is None else f", {_duration(seconds)}{'' if composed else ' (own clock)'}"
+    return f"{row.steps_to_target:,.0f} steps{time}"
 
 
 def _count(row: Row) -> str:

@@ -122,7 +122,7 @@ class Pusher:
     def _push_leaderboard(self, scan: Scan, suite: str, scale: Scale) -> None:
         import wandb
 
-        board = leaderboard(suite, scale, scan.newest().values())
+        board = leaderboard(suite, scale, scan.newest().values(), probes=scan.probes)
         columns: list[str | int] = [
             "task",
             "optimizer",
@@ -132,7 +132,13 @@ class Pusher:
             "n",
             "diverged",
             "epochs",
+            "train_loss",
             "step_ms",
+            "step_ratio",
+            "step_ratio_half_width",
+            "steps_to_target",
+            "composed_target_seconds",
+            "reported",
         ]
         rows: list[Iterable[Any]] = [
             [
@@ -144,7 +150,13 @@ class Pusher:
                 row.results,
                 row.diverged,
                 row.epochs,
+                row.train_loss.mean if row.train_loss else None,
                 row.step_ms,
+                row.step.ratio if row.step else None,
+                row.step.half_width if row.step else None,
+                row.steps_to_target,
+                row.composed_target_seconds,
+                row.reported,
             ]
             for section in board.sections
             for row in section.rows
