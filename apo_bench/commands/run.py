@@ -136,6 +136,7 @@ def _execute(plan: "Plan", store: "Store", options: argparse.Namespace, threads:
             store=str(store.path),
             threads=threads,
             checkpoint_seconds=options.checkpoint_every,
+            co_scheduled=min(options.workers, len(plan.pending)) - 1,
         )
         for pending in plan.pending
     ]
