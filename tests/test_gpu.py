@@ -130,9 +130,7 @@ def test_the_own_process_is_seen_with_its_memory_or_not_at_all(card: NvmlCard) -
     use.sample()
     listed = card.processes()
     seen = listed is not None and os.getpid() in {process.pid for process in listed}
-    assert (
-        use.foreign_processes is not None
-    ) == seen  # `None` in a container whose driver hides or renumbers processes
+    assert (use.foreign_processes is not None) == seen  # a container's driver may hide or renumber processes
     reserved = memory.reserved()
     assert reserved is not None
     assert reserved >= held.nbytes
