@@ -14,6 +14,7 @@ from apo_bench.errors import ApoBenchError
 COMMANDS = {
     "list": "listing",
     "run": "run",
+    "probe": "probe",
     "status": "status",
     "report": "report",
     "export": "export",

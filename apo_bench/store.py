@@ -5,8 +5,9 @@
     store/
       runs/<run_id>-<attempt>/     record.json, events.jsonl, output.log     finished; never changed again
       active/<run_id>-<attempt>/   intent.json, events.jsonl, checkpoint     being written, or waiting to be continued
+      probes/<probe_id>-<attempt>.json                                       what steps cost; never changed again
       damaged/                     what could not be read, set aside
-      locks/<run_id>.lock          held by the process that runs it
+      locks/<run_id>.lock          held by the process that runs it; probe-<device>.lock by one that probes
       leaderboards/                rewritten at will
 
 A run is written in ``active``, flushed to disk, and renamed into ``runs``: a reader never sees half a record. A
@@ -26,6 +27,7 @@ import msgspec
 
 from apo_bench.errors import StoreError
 from apo_bench.files import CHECKPOINT, sync_folder, write_durably
+from apo_bench.probe_record import ProbeRecord, decode_probe
 from apo_bench.record import (
     Event,
     Fingerprint,
@@ -36,12 +38,13 @@ from apo_bench.record import (
     decode_record,
     encode,
 )
+from apo_bench.spec import Device
 
 _RECORD = "record.json"
 _EVENTS = "events.jsonl"
 _INTENT = "intent.json"
 OUTPUT = "output.log"
-_FOLDERS = ("runs", "active", "damaged", "locks", "leaderboards")
+_FOLDERS = ("runs", "active", "probes", "damaged", "locks", "leaderboards")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +67,12 @@ class Scan:
     Attributes:
         by_folder: Readable records with the folder of each, oldest first.
         damaged: The others.
+        probes: Readable records of probes, oldest first.
     """
 
     by_folder: Mapping[Path, RunRecord]
     damaged: tuple[Damaged, ...]
+    probes: tuple[ProbeRecord, ...] = ()
 
     @property
     def records(self) -> tuple[RunRecord, ...]:
@@ -256,7 +261,35 @@ class Store:
             except (ValueError, msgspec.MsgspecError) as error:
                 damaged.append(self._set_aside(folder, str(error)))
         oldest_first = sorted(records.items(), key=lambda item: item[1].finished_at)
-        return Scan(dict(oldest_first), tuple(damaged))
+        probes = () if run_id else self._probes(damaged)
+        return Scan(dict(oldest_first), tuple(damaged), probes)
+
+    def _probes(self, damaged: list[Damaged]) -> tuple[ProbeRecord, ...]:
+        found = []
+        for path in sorted((self.path / "probes").glob("*.json")):
+            try:
+                record = decode_probe(path.read_bytes())
+                if record.probe_id != path.name.partition("-")[0]:
+                    raise ValueError("its contents belong to another probe")  # noqa: TRY301 - set aside like the rest
+                found.append(record)
+            except FileNotFoundError:
+                continue  # another reader set it aside
+            except (OSError, ValueError, msgspec.MsgspecError) as error:
+                damaged.append(self._set_aside(path, str(error)))
+        return tuple(sorted(found, key=lambda record: record.finished_at))
+
+    def keep_probe(self, record: ProbeRecord) -> Path:
+        """Write the record of a probe beside the others."""
+        path = self.path / "probes" / f"{record.probe_id}-{uuid.uuid4().hex[:8]}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_durably(path, encode(record))
+        return path
+
+    @contextlib.contextmanager
+    def probing(self, device: Device) -> Iterator[bool]:
+        """Claim a kind of device for a probe; yields False when another probe of this store holds it."""
+        with self.claim(f"probe-{device}") as mine:
+            yield mine
 
     def _set_aside(self, folder: Path, reason: str) -> Damaged:
         destination = self.path / "damaged" / folder.name

@@ -128,6 +128,31 @@ class ScheduleFreeRule:
         return self._rule.state_tensors()
 
 
+class SOAPRule(TorchRule):
+    """The SOAP of `pytorch_optimizer` as an update rule that says when it refreshes its eigenbasis.
+
+    Args:
+        problem: What is minimized.
+        optimizer: The library's SOAP, with the same interval in every parameter group.
+    """
+
+    @property
+    def steps(self) -> int:
+        """Steps taken, as the library counts them: in the parameter groups, from the first step on."""
+        steps: int = self.optimizer.param_groups[0].get("step", 0)
+        return steps
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["step"] = steps
+
+    @property
+    def intervals(self) -> Mapping[str, int]:
+        """Steps between two refreshes of the eigenbasis, which end the step; the very first step makes it instead."""
+        return {"basis": self.optimizer.param_groups[0]["precondition_frequency"]}
+
+
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """Return trainable matrices between the embeddings and the last linear layer of a model, those two left out.
 
@@ -161,7 +186,7 @@ def _build_muon(problem: Problem, h: Muon) -> UpdateRule:
 
 def _build_soap(problem: Problem, h: SOAP) -> UpdateRule:
     library = _library("pytorch_optimizer", "soap")
-    return TorchRule(
+    return SOAPRule(
         problem,
         library.SOAP(
             problem.parameters,

@@ -12,6 +12,7 @@ from test_trainer import TASK, _numbers, run_spec
 
 from apo_bench.errors import UsageError
 from apo_bench.measure.card import CardUse
+from apo_bench.measure.clock import Clock
 from apo_bench.measure.environment import environment
 from apo_bench.measure.memory import PeakMemory
 from apo_bench.measure.nvml import NvmlCard, open_card
@@ -85,6 +86,25 @@ def test_a_checkpoint_continues_with_the_devices_random_state(tmp_path: Path) ->
 
 def test_initialization_happens_on_the_cpu() -> None:
     assert {parameter.device.type for parameter in initial_model(TASK, run_spec()).parameters()} == {"cpu"}
+
+
+def test_the_ledger_tells_the_time_of_the_device_and_not_of_the_launch() -> None:
+    """Launching takes microseconds, the product of two large matrices tens of milliseconds on any card."""
+    matrix = torch.randn(8192, 8192, device=CUDA)
+    _ = matrix @ matrix
+    clock = Clock(CUDA)
+    with clock.train(), clock.ledger.phase("forward"):
+        for _ in range(10):
+            _ = matrix @ matrix
+    assert clock.ledger.seconds["forward"] > 0.9 * clock.training
+    assert clock.ledger.seconds["forward"] <= clock.training
+
+
+@pytest.mark.parametrize("optimizer", ["kfac", "apo-p", "sgdm"])
+def test_the_phases_stay_within_the_training_clock(optimizer: str) -> None:
+    cost = train(run_spec(optimizer), TASK, optimizers()[optimizer].load(), CUDA).cost
+    assert {"forward", "backward", "update"} <= set(cost.phases)
+    assert 0 < sum(cost.phases.values()) <= 1.01 * cost.train_seconds
 
 
 @pytest.fixture

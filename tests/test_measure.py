@@ -12,6 +12,7 @@ from apo_bench.data.examples import Splits
 from apo_bench.measure import environment as environment_module
 from apo_bench.measure.clock import Clock
 from apo_bench.measure.environment import environment
+from apo_bench.measure.ledger import Ledger
 from apo_bench.measure.memory import PeakMemory, resident_bytes
 from apo_bench.registry import optimizers
 from apo_bench.training.trainer import train
@@ -34,16 +35,47 @@ def test_peak_memory_sees_what_came_after_its_start_and_nothing_before() -> None
 
 
 def test_the_clock_stands_still_outside_and_tells_training_from_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 3.0, 10.0, 12.0, 20.0, 21.0])
-    monkeypatch.setattr("apo_bench.measure.clock.time.perf_counter", lambda: next(now))
+    now = iter([0.0, 3.0, 10.0, 10.5, 11.5, 12.0, 20.0, 21.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
     clock = Clock(CPU)
     with clock.train():
         pass
-    with clock.evaluate():
+    with clock.evaluate():  # looks at the time twice more, to keep the phases of evaluation apart
         pass
     with clock.train():
         pass
     assert (clock.training, clock.evaluating) == (4.0, 2.0)
+
+
+def test_drawing_a_batch_is_not_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 1.5, 2.0, 4.0, 5.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = Clock(CPU)
+    with clock.train():
+        with clock.ledger.phase("data"):
+            pass
+        with clock.ledger.phase("forward"):
+            pass
+    assert (clock.training, clock.data) == (4.5, 0.5)
+    assert clock.ledger.seconds == {"data": 0.5, "forward": 2.0}
+
+
+def test_the_outermost_phase_counts_and_an_error_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 2.0, 10.0, 11.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    ledger = Ledger(CPU)
+    with pytest.raises(ZeroDivisionError), ledger.phase("meta"), ledger.phase("forward"):
+        raise ZeroDivisionError
+    with ledger.phase("forward"):
+        pass
+    assert ledger.seconds == {"meta": 2.0, "forward": 1.0}
+
+
+def test_no_time_of_evaluation_counts_as_a_phase_of_training() -> None:
+    clock = Clock(CPU)
+    with clock.evaluate(), clock.ledger.phase("forward"):
+        pass
+    assert set(clock.ledger.seconds) == {"evaluation"}
 
 
 def test_the_environment_names_versions_and_threads() -> None:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import shutil
+import time
 from typing import Any
 
 import msgspec
@@ -377,3 +378,32 @@ def test_emulated_precision_cannot_be_compiled() -> None:
     spec = msgspec.structs.replace(run_spec(precision=Precision.FP16), compile=True)
     with pytest.raises(UsageError, match=r"torch\.compile cannot see emulated fp16; leave out --compile"):
         _run(spec=spec)
+
+
+@pytest.mark.parametrize("optimizer", ALL)
+def test_the_phases_are_those_of_the_method_and_all_but_fill_the_training_clock(optimizer: str) -> None:
+    cost = _run(optimizer).cost
+    expected = {"forward", "backward", "update"}
+    if optimizer in {"kfac", "ekfac"}:
+        expected |= {"curvature", "inverse"}
+    if optimizer.startswith("apo"):
+        expected |= {"meta"}
+    assert set(cost.phases) == expected
+    assert all(seconds > 0 for seconds in cost.phases.values())
+    assert 0.6 * cost.train_seconds < sum(cost.phases.values()) <= cost.train_seconds
+    assert cost.data_seconds is not None
+    assert cost.data_seconds > 0
+
+
+def test_a_slow_loader_costs_no_training_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Examples.take
+
+    def slow(self: Examples, indices: Tensor) -> Batch:
+        time.sleep(0.01)
+        return take(self, indices)
+
+    monkeypatch.setattr(Examples, "take", slow)
+    cost = _run().cost
+    assert cost.data_seconds is not None
+    assert cost.data_seconds > 0.01 * cost.steps
+    assert cost.train_seconds < cost.data_seconds

@@ -94,7 +94,7 @@ def call(options: argparse.Namespace) -> int:
     warn_of_damage(scan)
     if store:
         start_fork_server()
-    device = _device(options)
+    device = chosen_device(options)
     if options.scale is None and device is Device.CUDA:
         suite = select(options, Scale.PAPER)
 
@@ -183,7 +183,12 @@ def _following(options: argparse.Namespace) -> Iterator[None]:
             print("apo-bench: W&B is still busy; it goes on in the background", file=sys.stderr)
 
 
-def _device(options: argparse.Namespace) -> "Device":
+def chosen_device(options: argparse.Namespace) -> "Device":
+    """The kind of device that ``--device`` names, or the best there is.
+
+    Raises:
+        UsageError: There is no CUDA device.
+    """
     import torch
 
     from apo_bench.spec import Device

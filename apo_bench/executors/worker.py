@@ -30,7 +30,7 @@ def work(encoded: bytes, slot: int, reports: Connection) -> None:
     Workers are told apart by their ``slot``, counted from 0; each has a CUDA device of its own while there are enough.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    _die_with_parent()
+    die_with_parent()
     job = msgspec.json.decode(encoded, type=Job)
     intent = job.intent
     store = Store(Path(job.store))
@@ -55,7 +55,7 @@ def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
     intent, run = job.intent, job.run
     try:
         torch.set_num_threads(job.threads)
-        device = _device(run.device, slot)
+        device = open_device(run.device, slot)
         task_plugin = registry.tasks()[run.task]
         optimizer_plugin = registry.optimizers()[run.optimizer.name]
         task = task_plugin.load()()
@@ -63,14 +63,14 @@ def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
         checkpoints = Checkpoints(workspace.folder, f"{run.run_id} {intent.fingerprint}", job.checkpoint_seconds)
         training = train(run, task, competitor, device, workspace.append, checkpoints)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        return failed(intent, OutOfMemory(message=_last_line(error)), started_at)
+        return failed(intent, OutOfMemory(message=last_line(error)), started_at)
     except ApoBenchError as error:
         return failed(intent, Crashed(message=str(error)), started_at)
     except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the other runs go on
         traceback.print_exc()
         if "can't allocate memory" in str(error):  # torch's CPU allocator raises a RuntimeError
-            return failed(intent, OutOfMemory(message=_last_line(error)), started_at)
-        return failed(intent, Crashed(message=_last_line(error)), started_at)
+            return failed(intent, OutOfMemory(message=last_line(error)), started_at)
+        return failed(intent, Crashed(message=last_line(error)), started_at)
     return RunRecord(
         schema=SCHEMA,
         spec=run,
@@ -94,7 +94,8 @@ def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
     )
 
 
-def _device(kind: Device, slot: int) -> torch.device:
+def open_device(kind: Device, slot: int) -> torch.device:
+    """The device of a worker, with deterministic algorithms; before CUDA has started."""
     if kind is Device.CPU:
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; makes it deterministic
@@ -105,7 +106,8 @@ def _device(kind: Device, slot: int) -> torch.device:
     return device
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """An error in one line, for a record."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
 
@@ -119,7 +121,7 @@ def _redirect_output(workspace: Workspace) -> None:
     faulthandler.enable()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """End this process when the command that asked for it is gone, even by SIGKILL."""
     parent = parent_process()
     if parent is None:

@@ -1,4 +1,4 @@
-"""The run's own clock: training and evaluation apart, the device synchronized at the edges only."""
+"""The run's own clock: training, data and evaluation apart, the device synchronized at the edges only."""
 
 import contextlib
 import time
@@ -6,33 +6,46 @@ from collections.abc import Iterator
 
 import torch
 
+from apo_bench.measure.ledger import Ledger
+
 
 class Clock:
-    """Monotonic seconds spent training and evaluating.
+    """Monotonic seconds spent training, drawing batches and evaluating.
 
     Attributes:
-        training: Seconds inside `train`.
+        training: Seconds inside `train`, but for those of the ledger's phase ``data``.
+        data: Seconds of that phase.
         evaluating: Seconds inside `evaluate`.
+        ledger: Seconds of training by phase.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.training = 0.0
+        self.data = 0.0
         self.evaluating = 0.0
+        self.ledger = Ledger(device)
 
     @contextlib.contextmanager
     def train(self) -> Iterator[None]:
         """Count the enclosed work as training."""
+        data = self.ledger.seconds["data"]
         start = self._now()
         yield
-        self.training += self._now() - start
+        seconds = self._now() - start
+        self.ledger.settle()
+        drawn = self.ledger.seconds["data"] - data
+        self.data += drawn
+        self.training += seconds - drawn
 
     @contextlib.contextmanager
     def evaluate(self) -> Iterator[None]:
         """Count the enclosed work as evaluation."""
         start = self._now()
-        yield
+        with self.ledger.phase("evaluation"):
+            yield
         self.evaluating += self._now() - start
+        self.ledger.settle()
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -14,6 +14,7 @@ import torch
 
 from apo_bench.measure.nvml import open_card
 from apo_bench.record import Environment
+from apo_bench.spec import Device
 
 _SWITCHES = (
     "backends.fp32_precision",
@@ -94,7 +95,7 @@ def environment(device: torch.device, plugins: Iterable[str] = (), co_scheduled:
         python=platform.python_version(),
         torch=str(torch.__version__),
         platform=platform.platform(),
-        device_name=torch.cuda.get_device_name(device) if cuda else _processor(),
+        device_name=device_name(Device(device.type)),
         cpu_count=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         deterministic=torch.are_deterministic_algorithms_enabled(),
@@ -107,6 +108,11 @@ def environment(device: torch.device, plugins: Iterable[str] = (), co_scheduled:
         packages=_packages(plugins),
         co_scheduled=co_scheduled,
     )
+
+
+def device_name(device: Device) -> str:
+    """What records call the present card, or the processor."""
+    return torch.cuda.get_device_name() if device is Device.CUDA else _processor()
 
 
 @functools.cache

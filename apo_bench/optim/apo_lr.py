@@ -95,6 +95,11 @@ class APOLR:
             for group, rate in enumerate(self._initial)
         ]
 
+    @property
+    def intervals(self) -> Mapping[str, int]:
+        """Steps between two meta-updates."""
+        return {"meta": self.interval}
+
     def step(self, batch: Batch) -> StepResult:
         """Step with the present rate; every K steps adapt the rate and rescale the step to it."""
         problem = self.problem
@@ -108,11 +113,14 @@ class APOLR:
             parameter.grad = gradient
         if self.steps == _CHECK_AT:
             check_linear(self.optimizer)
-        objective = ProximalObjective(problem, batch, random_state, self.weights) if meta else None
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with problem.phase("meta"):
+            objective = ProximalObjective(problem, batch, random_state, self.weights) if meta else None
+        with problem.phase("update"):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         if objective is not None:
-            self._adapt(objective)
+            with problem.phase("meta"):
+                self._adapt(objective)
         self.steps += 1
         return StepResult(loss.detach(), applied=True)
 

@@ -111,6 +111,11 @@ class APOP:
         self._meta = meta_optimizer.over(parts, meta_lr) if parts else None
         self._factor = 1.0
 
+    @property
+    def intervals(self) -> Mapping[str, int]:
+        """Steps between two meta-updates; none without layers, as nothing is learned then."""
+        return {} if self._meta is None else {"meta": self.interval}
+
     def scale_learning_rate(self, factor: float) -> None:
         """Use ``factor`` times the learning rate from now on."""
         self._factor = factor
@@ -124,17 +129,18 @@ class APOP:
         gradients = problem.gradients(loss)
         if not gradients.finite:
             return StepResult(loss.detach(), applied=False)
-        objective = ProximalObjective(problem, batch, random_state, self.weights) if meta else None
-        averages = self._average(gradients.values)
+        with problem.phase("meta"):
+            objective = ProximalObjective(problem, batch, random_state, self.weights) if meta else None
         active = self.steps >= self.warmup_steps
-        if objective is None:
-            self._move(self._directions(averages, preconditioned=active))
-        else:
-            self._move(self._directions(averages, preconditioned=True))
-            adapted = self._adapt(objective, averages)
-            if adapted or not active:
-                self._restore(objective.start)
-                self._move(self._directions(averages, preconditioned=active))
+        with problem.phase("update"):
+            averages = self._average(gradients.values)
+            self._move(self._directions(averages, preconditioned=active or meta))
+        if objective is not None:
+            with problem.phase("meta"):
+                adapted = self._adapt(objective, averages)
+                if adapted or not active:
+                    self._restore(objective.start)
+                    self._move(self._directions(averages, preconditioned=active))
         self.steps += 1
         return StepResult(loss.detach(), applied=True)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from apo_bench.data.examples import Batch
+from apo_bench.measure.ledger import Ledger
 from apo_bench.training.objectives import Objective
 from apo_bench.training.precision import LossScale, PrecisionPolicy
 from apo_bench.training.seeds import derive, random_state, restore_random_state
@@ -115,6 +116,7 @@ class Problem:
         additional: Source of training batches beyond those given to `UpdateRule.step`.
         compile: Whether the model runs through `torch.compile`.
         seed: Seed of the generators that `generator` makes.
+        ledger: Where the time of the phases is written; `None` writes none.
     """
 
     def __init__(
@@ -126,8 +128,10 @@ class Problem:
         *,
         compile: bool = False,  # noqa: A002 - torch's name
         seed: int = 0,
+        ledger: Ledger | None = None,
     ) -> None:
         self.model = model
+        self.compiled = compile
         self._forward: Callable[..., Any] = torch.compile(model) if compile else model
         self.objective = objective
         self.precision = precision
@@ -135,17 +139,27 @@ class Problem:
         self._additional = additional
         self._seed = seed
         self._scales: dict[str, LossScale] = {}
+        self._ledger = ledger
+
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Count the time of the enclosed work as ``name`` (`apo_bench.measure.ledger`).
+
+        The outermost phase counts. `outputs` and `loss` are in ``forward``, `gradients` in ``backward``,
+        `intermediate_gradients` in ``curvature``; a rule marks ``update``, and whatever else it wants to be seen.
+        """
+        return contextlib.nullcontext() if self._ledger is None else self._ledger.phase(name)
 
     def outputs(self, batch: Batch, *, eager: bool = False) -> Tensor:
         """Run the model on a batch under the precision; ``eager`` without `torch.compile`, which sees no new hooks."""
-        with self.precision.forward():
+        with self.phase("forward"), self.precision.forward():
             forward = self.model if eager else self._forward
             out: Tensor = forward(*self.precision.cast(batch.inputs))
             return out
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean loss over ``normalizer(batch)``, a float32 scalar."""
-        return self.objective.loss(outputs, batch)
+        with self.phase("forward"):
+            return self.objective.loss(outputs, batch)
 
     def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:
         """Mean output-space discrepancy ρ(new, old)."""
@@ -184,7 +198,8 @@ class Problem:
         Returns:
             Unscaled gradients and whether all are finite.
         """
-        return self._differentiate(loss, self.parameters, stream)
+        with self.phase("backward"):
+            return self._differentiate(loss, self.parameters, stream)
 
     def intermediate_gradients(
         self, loss: Tensor, edges: Sequence[GradientEdge], stream: str = "curvature"
@@ -199,7 +214,8 @@ class Problem:
         Returns:
             Gradients in float32 (or wider), unscaled, one for each edge, and whether all are finite.
         """
-        return self._differentiate(loss, edges, stream, intermediate=True)
+        with self.phase("curvature"):
+            return self._differentiate(loss, edges, stream, intermediate=True)
 
     def _differentiate(
         self, loss: Tensor, of: Sequence[Tensor] | Sequence[GradientEdge], stream: str, *, intermediate: bool = False

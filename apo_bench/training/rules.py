@@ -30,10 +30,11 @@ class TorchRule:
         loss = problem.loss(problem.outputs(batch), batch)
         gradients = problem.gradients(loss)
         if gradients.finite:
-            for parameter, gradient in zip(problem.parameters, gradients.values, strict=True):
-                parameter.grad = gradient
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            with problem.phase("update"):
+                for parameter, gradient in zip(problem.parameters, gradients.values, strict=True):
+                    parameter.grad = gradient
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
         return StepResult(loss.detach(), gradients.finite)
 
     def scale_learning_rate(self, factor: float) -> None:

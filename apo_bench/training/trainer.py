@@ -140,10 +140,11 @@ def prepare(
     competitor: Competitor[Any],
     device: torch.device,
     observe: Callable[[Event], None] = lambda _: None,
+    splits: Splits | None = None,
 ) -> "Loop":
-    """Make everything a run needs and warm it up, as `train` does, and take no step."""
+    """Make everything a run needs and warm it up, as `train` does, and take no step; ``splits`` may be shared."""
     baseline = resident_bytes() if device.type == "cpu" else None
-    splits = task.dataset.load().to(device)
+    splits = splits or task.dataset.load().to(device)
     policy = PrecisionPolicy(run.precision, device)
     if run.compile and policy.backend is PrecisionBackend.EMULATED:
         raise UsageError(f"torch.compile cannot see emulated {run.precision}; leave out --compile, or use fp32 here")
@@ -155,8 +156,12 @@ def prepare(
     batches = training_batches(task, run, splits.train)
     additional = training_batches(task, run, splits.train, additional=True)
     own = seeds.derive(run.seed, run.task, Purpose.UPDATE_RULE)
-    problem = Problem(model, task.objective, policy, additional.draw, compile=run.compile, seed=own)
+    clock = Clock(device)
+    problem = Problem(
+        model, task.objective, policy, additional.draw, compile=run.compile, seed=own, ledger=clock.ledger
+    )
     _warm_up(problem, splits.train.slice(0, task.batch_size))
+    clock.ledger.seconds.clear()
     rule = competitor.build(problem, competitor.hyperparameters(**run.optimizer.hyperparameters))
     torch.manual_seed(seeds.derive(run.seed, run.task, Purpose.NETWORK))
     facts = TaskFacts(
@@ -172,13 +177,16 @@ def prepare(
         direction=task.metric.direction,
         metric_signature=getattr(task.metric, "signature", None),
     )
-    return Loop(run, task, problem, rule, batches, additional, splits, facts, precision, observe, baseline)
+    return Loop(run, task, problem, rule, batches, additional, splits, facts, precision, observe, clock, baseline)
 
 
 def _warm_up(problem: Problem, batch: Batch) -> None:
     """Let kernels be chosen, caches filled and the model compiled before the clock runs; leaves no trace."""
     with problem.lookahead():
         problem.gradients(problem.loss(problem.outputs(batch), batch), "warm-up")
+        if problem.compiled:
+            with torch.no_grad():  # compiled apart
+                problem.outputs(batch)
 
 
 class Loop:
@@ -196,6 +204,7 @@ class Loop:
         facts: TaskFacts,
         precision: PrecisionFacts,
         observe: Callable[[Event], None],
+        clock: Clock,
         baseline: int | None,
     ) -> None:
         self.spec = run
@@ -208,9 +217,9 @@ class Loop:
         self.facts = facts
         self.precision = precision
         self.observe = observe
+        self.clock = clock
+        self.card = CardUse(open_card(clock.device))
         self.baseline = baseline
-        self.clock = Clock(problem.precision.device)
-        self.card = CardUse(open_card(problem.precision.device))
         self.total_steps = run.budget.steps(batches.batches_per_pass)
         self.taken = 0
         self.skipped = 0
@@ -250,7 +259,7 @@ class Loop:
             if checkpoints and self.diverged is None and time.monotonic() >= last_save + checkpoints.every_seconds:
                 self._save(checkpoints, memory)
                 last_save = time.monotonic()
-        peak, reserved = self._peak(memory), self._reserved(memory)
+        peak, reserved, phases = self._peak(memory), self._reserved(memory), self._phases()
         self.card.finish()
         test = None
         if self.diverged is None:
@@ -267,6 +276,8 @@ class Loop:
                 skipped_steps=self.skipped,
                 train_seconds=self.clock.training,
                 eval_seconds=self.clock.evaluating,
+                data_seconds=self.clock.data,
+                phases=phases,
                 step_ms=median(self.block_ms) if self.block_ms else None,
                 peak_memory_bytes=peak,
                 state_bytes=_bytes(self.rule),
@@ -293,7 +304,9 @@ class Loop:
                     if factor != self.rate_factor:
                         self.set_rate(factor)
                         self.rate_factor = factor
-                result = self.rule.step(self.batches.draw())
+                with self.clock.ledger.phase("data"):
+                    batch = self.batches.draw()
+                result = self.rule.step(batch)
                 self.unseen.append(result)
                 self.taken += 1
                 self.skipped_in_a_row = 0 if result.applied else self.skipped_in_a_row + 1
@@ -434,6 +447,8 @@ class Loop:
             "random": self.problem.random_state(),
             "training": self.clock.training,
             "evaluating": self.clock.evaluating,
+            "data": self.clock.data,
+            "phases": self._phases(),
             "peak": self._peak(memory) or 0,
             "reserved": self._reserved(memory) or 0,
             "curve": [msgspec.to_builtins(point) for point in self.curve],
@@ -449,12 +464,19 @@ class Loop:
         restore_random_state(state["random"], self.clock.device)
         self.clock.training = state["training"]
         self.clock.evaluating = state["evaluating"]
+        self.clock.data = state["data"]
+        self.clock.ledger.seconds.update(state["phases"])
         self.earlier_peak = state["peak"]
         self.earlier_reserved = state["reserved"]
         self.curve = [msgspec.convert(point, CurvePoint) for point in state["curve"]]
         for name in _COUNTERS:
             setattr(self, name, state[name])
         self.continued += 1
+
+    def _phases(self) -> dict[str, float]:
+        """Seconds of training by phase."""
+        apart = {"data", "evaluation"}
+        return {name: seconds for name, seconds in self.clock.ledger.seconds.items() if name not in apart}
 
     def _outcome(self) -> Outcome:
         if self.diverged is not None:

@@ -121,6 +121,13 @@ class KFAC:
         self._factor = 1.0
         self._clip: Tensor | None = None
 
+    @property
+    def intervals(self) -> Mapping[str, int]:
+        """Steps between two estimates of the factors and between two inversions; none without layers."""
+        if not self.layers:
+            return {}
+        return {"factors": self.settings.factor_interval, "inverse": self.settings.inverse_interval}
+
     def scale_learning_rate(self, factor: float) -> None:
         """Use ``factor`` times the learning rate from now on."""
         self._factor = factor
@@ -138,7 +145,8 @@ class KFAC:
             with recording(self._modules) as calls:
                 outputs = problem.outputs(batch, eager=True)
             loss = problem.loss(outputs, batch)
-            rows = self._rows(calls, outputs, batch)
+            with problem.phase("curvature"):
+                rows = self._rows(calls, outputs, batch)
             if rows is None and first:
                 return StepResult(loss.detach(), applied=False)
         else:
@@ -149,7 +157,8 @@ class KFAC:
             return StepResult(loss.detach(), applied=False)
         with torch.no_grad():
             self._update_curvature(rows, invert=first or self.steps % self.settings.inverse_interval == 0)
-            self._move(gradients.values)
+            with problem.phase("update"):
+                self._move(gradients.values)
         self.steps += 1
         return StepResult(loss.detach(), applied=True)
 
@@ -205,11 +214,14 @@ class KFAC:
         for place, curvature in enumerate(self.curvatures):
             own = rows[place] if rows is not None else None
             if own is not None:
-                curvature.average(own)
+                with self.problem.phase("curvature"):
+                    curvature.average(own)
             if invert:
-                curvature.refresh()
+                with self.problem.phase("inverse"):
+                    curvature.refresh()
             if own is not None:
-                curvature.correct(own)
+                with self.problem.phase("curvature"):
+                    curvature.correct(own)
 
     def _move(self, gradients: Sequence[Tensor | None]) -> None:
         """Take the step; parameters that the loss does not reach stay."""

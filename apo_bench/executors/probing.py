@@ -1,0 +1,112 @@
+"""Probes in processes of their own, one after the other, forked from the server that has imported torch."""
+
+import contextlib
+import signal
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+
+import msgspec
+
+from apo_bench.errors import ApoBenchError
+from apo_bench.measure.samples import Sample
+from apo_bench.probe_record import ProbeSpec
+from apo_bench.record import Environment
+from apo_bench.spec import Frozen
+
+
+class ProbeFailedError(ApoBenchError):
+    """A process of a probe died or raised."""
+
+    exit_code = 1
+
+
+class _Measured(Frozen, frozen=True, tag=True):
+    """What came of one process."""
+
+    sample: Sample
+    environment: Environment
+
+
+class _Failed(Frozen, frozen=True, tag=True):
+    message: str
+
+
+def probe(
+    spec: ProbeSpec, context: ForkServerContext, between: Callable[[int], None]
+) -> tuple[list[Sample], Environment]:
+    """Measure in ``spec.processes`` processes.
+
+    Args:
+        spec: What is probed.
+        context: From `apo_bench.executors.local.start_fork_server`.
+        between: Called before each process with its number, and after the last; an error that it raises ends the probe.
+
+    Returns:
+        One sample a process, and where they were made.
+
+    Raises:
+        ProbeFailedError: A process failed.
+    """
+    samples: list[Sample] = []
+    environment = None
+    for number in range(spec.processes):
+        between(number)
+        measured = _in_a_process(spec, number, context)
+        samples.append(measured.sample)
+        environment = environment or measured.environment
+    between(spec.processes)
+    if environment is None:
+        raise ProbeFailedError(f"{spec.title}: nothing was measured; give --processes 1 or more")
+    return samples, environment
+
+
+def _in_a_process(spec: ProbeSpec, number: int, context: ForkServerContext) -> _Measured:
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(msgspec.json.encode(spec), number, theirs), daemon=False)
+    process.start()
+    theirs.close()
+    try:
+        with contextlib.suppress(EOFError):  # it died
+            answer = msgspec.json.decode(mine.recv_bytes(), type=_Measured | _Failed)
+            if isinstance(answer, _Measured):
+                return answer
+            raise ProbeFailedError(f"{spec.title}: {answer.message}")
+        process.join()
+        code = process.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+        raise ProbeFailedError(f"{spec.title}: the probe's process {how}; it measured nothing")
+    finally:
+        process.kill()
+        process.join()
+        mine.close()
+
+
+def _work(encoded: bytes, number: int, answers: Connection) -> None:
+    """Measure and answer; the target of a probe's process."""
+    import torch
+
+    from apo_bench import registry
+    from apo_bench.executors.worker import die_with_parent, last_line, open_device
+    from apo_bench.measure.environment import environment
+    from apo_bench.measure.probe import measure
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    die_with_parent()
+    spec = msgspec.json.decode(encoded, type=ProbeSpec)
+    answer: _Measured | _Failed
+    try:
+        torch.set_num_threads(spec.threads)
+        device = open_device(spec.device, 0)
+        task = registry.tasks()[spec.task].load()()
+        names = {optimizer.name for optimizer in spec.competitors}
+        competitors = {name: registry.optimizers()[name].load() for name in names}
+        sample = measure(spec, task, competitors, device, seed=number)
+        answer = _Measured(sample=sample, environment=environment(device))
+    except ApoBenchError as error:
+        answer = _Failed(message=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the other cells go on
+        traceback.print_exc()
+        answer = _Failed(message=last_line(error))
+    answers.send_bytes(msgspec.json.encode(answer))

@@ -1,0 +1,133 @@
+"""The record of a probe: what a step costs, measured side by side; raw times, so that statistics can be done anew.
+
+A probe takes one task, precision and device. In each of several processes, one after the other and alone, all
+competitors are set up; then every kind of step of every competitor is timed in rounds.
+"""
+
+import hashlib
+
+import msgspec
+
+from apo_bench.record import Environment, Fingerprint
+from apo_bench.spec import Device, Frozen, OptimizerSpec, Precision
+
+SCHEMA = 1
+
+
+class ProbeSpec(Frozen, frozen=True):
+    """What is probed, and how.
+
+    Attributes:
+        task: Registered name.
+        precision: Number formats.
+        device: Kind of device.
+        compile: Whether models run through `torch.compile`.
+        threads: CPU threads of torch.
+        processes: Processes, one after the other.
+        rounds: Rounds in each.
+        competitors: Whose steps are timed, the reference first; schedules are left out, they cost nothing.
+    """
+
+    task: str
+    precision: Precision
+    device: Device
+    compile: bool
+    threads: int
+    processes: int
+    rounds: int
+    competitors: tuple[OptimizerSpec, ...]
+
+    @property
+    def probe_id(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the canonical JSON form."""
+        read = msgspec.json.decode(msgspec.json.encode(self), type=ProbeSpec)
+        return hashlib.sha256(msgspec.json.encode(read, order="deterministic")).hexdigest()[:16]
+
+    @property
+    def title(self) -> str:
+        """One readable line."""
+        return f"{self.task} {self.precision} on {self.device}"
+
+
+class KindTimes(Frozen, frozen=True):
+    """Times of one kind of step of one competitor.
+
+    Attributes:
+        name: What is due in such a step (`apo_bench.measure.kinds`).
+        share: Share of all steps that are of this kind.
+        milliseconds: Of one step, by process and round.
+    """
+
+    name: str
+    share: float
+    milliseconds: tuple[tuple[float, ...], ...]
+
+
+class Probed(Frozen, frozen=True):
+    """One competitor of a probe.
+
+    Attributes:
+        optimizer: Which.
+        fingerprint: Code and data that were measured.
+        kinds: Times by kind of step.
+        skipped: Timed steps that loss scaling skipped; a skipped step is cheaper than others.
+    """
+
+    optimizer: OptimizerSpec
+    fingerprint: Fingerprint
+    kinds: tuple[KindTimes, ...]
+    skipped: int = 0
+
+
+class Omitted(Frozen, frozen=True):
+    """A competitor that could not be measured, and why."""
+
+    optimizer: OptimizerSpec
+    message: str
+
+
+class ProbeRecord(Frozen, frozen=True):
+    """One finished probe.
+
+    Attributes:
+        schema: Version of this form.
+        spec: What was probed.
+        started_at: Time in UTC.
+        finished_at: Time in UTC.
+        environment: Where.
+        competitors: Who was measured, the reference first.
+        omitted: Who was not.
+        foreign_cores: By process, CPU cores that other processes kept busy meanwhile; `None` where it is not known.
+        foreign_processes: By process, the most other processes seen on the card; `None` where it is not known.
+    """
+
+    schema: int
+    spec: ProbeSpec
+    started_at: str
+    finished_at: str
+    environment: Environment
+    competitors: tuple[Probed, ...]
+    omitted: tuple[Omitted, ...] = ()
+    foreign_cores: tuple[float | None, ...] = ()
+    foreign_processes: tuple[int | None, ...] = ()
+
+    @property
+    def probe_id(self) -> str:
+        """Identity of the probe's spec."""
+        return self.spec.probe_id
+
+
+def decode_probe(data: bytes) -> ProbeRecord:
+    """Read a probe's record back strictly.
+
+    Raises:
+        ValueError: Damaged, or of a schema this version does not know.
+    """
+    header = msgspec.json.decode(data, type=_Header)
+    if header.schema != SCHEMA:
+        raise ValueError(f"probe schema {header.schema}, this version reads {SCHEMA}")
+    return msgspec.json.decode(data, type=ProbeRecord)
+
+
+class _Header(msgspec.Struct):
+    schema: int
