@@ -283,6 +283,14 @@ def test_workers_run_side_by_side(tiny_shell: Shell) -> None:
     assert "4 of 4 runs have a result" in done.stdout
     records = _records(tiny_shell)
     assert max(str(record["started_at"]) for record in records) < min(str(record["finished_at"]) for record in records)
+    assert {record["environment"]["co_scheduled"] for record in records} == {3}
+    assert {record["environment"]["packages"]["plug"] for record in records} == {"1.0"}
+
+
+def test_more_workers_than_runs_count_as_no_company(tiny_shell: Shell) -> None:
+    tiny_shell(*TINY, "--optimizers", "sgdm", "--precisions", "fp32", "--workers", "4", "--threads", "1")
+    (record,) = _records(tiny_shell)
+    assert record["environment"]["co_scheduled"] == 0
 
 
 def test_output_of_a_run_goes_to_its_own_file(tiny_shell: Shell) -> None:

@@ -1,13 +1,21 @@
 """What only a CUDA device can show: `pytest -m gpu`."""
 
+import os
+import re
+import time
 from pathlib import Path
 
+import pynvml
 import pytest
 import torch
 from test_trainer import TASK, _numbers, run_spec
 
 from apo_bench.errors import UsageError
+from apo_bench.measure.card import CardUse
 from apo_bench.measure.clock import Clock
+from apo_bench.measure.environment import environment
+from apo_bench.measure.memory import PeakMemory
+from apo_bench.measure.nvml import NvmlCard, open_card
 from apo_bench.record import PrecisionBackend
 from apo_bench.registry import optimizers
 from apo_bench.spec import Precision
@@ -33,6 +41,9 @@ def test_every_cell_trains_natively_and_repeats_itself(optimizer: str, precision
     assert first.curve
     assert _numbers(first) == _numbers(second)
     assert first.cost.peak_memory_bytes
+    assert first.cost.peak_reserved_bytes
+    assert first.cost.peak_reserved_bytes >= first.cost.peak_memory_bytes
+    assert first.cost.baseline_memory_bytes is None
     assert first.cost.step_ms
 
 
@@ -69,6 +80,7 @@ def test_a_checkpoint_continues_with_the_devices_random_state(tmp_path: Path) ->
         train(run_spec(epochs=4), TASK, competitor, CUDA, stop, checkpoints)
     continued = train(run_spec(epochs=4), TASK, competitor, CUDA, checkpoints=checkpoints)
     assert continued.continued == 1
+    assert continued.cost.energy_joules is None
     assert _numbers(continued) == _numbers(undisturbed)
 
 
@@ -93,3 +105,87 @@ def test_the_phases_stay_within_the_training_clock(optimizer: str) -> None:
     cost = train(run_spec(optimizer), TASK, optimizers()[optimizer].load(), CUDA).cost
     assert {"forward", "backward", "update"} <= set(cost.phases)
     assert 0 < sum(cost.phases.values()) <= 1.01 * cost.train_seconds
+
+
+@pytest.fixture
+def card() -> NvmlCard:
+    """The card of the first device; where the driver offers NVML, it must be found."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        pytest.skip(f"the driver offers no NVML: {error}")
+    found = open_card(CUDA)
+    assert isinstance(found, NvmlCard)
+    return found
+
+
+def _work(seconds: float) -> None:
+    """Keep the card busy for some seconds."""
+    a = torch.randn(4096, 4096, device=CUDA)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for _ in range(10):
+            a @ a
+        torch.cuda.synchronize(CUDA)
+
+
+def test_work_uses_energy_at_a_clock(card: NvmlCard) -> None:
+    if card.energy_millijoules() is None:
+        pytest.skip("this card has no energy counter")
+    use = CardUse(card)
+    use.start()
+    _work(2.0)
+    use.sample()
+    use.finish()
+    assert use.energy_joules is not None
+    assert 2.0 < use.energy_joules < 10_000.0  # between 1 W and 5 kW
+    assert use.clock_mhz is not None
+    assert 100 < use.clock_mhz[0] == use.clock_mhz[1] < 5_000
+
+
+def test_the_own_process_is_seen_with_its_memory_or_not_at_all(card: NvmlCard) -> None:
+    memory = PeakMemory(CUDA)
+    held = torch.ones(64 * 2**20, device=CUDA)  # 256 MiB
+    use = CardUse(card)
+    use.sample()
+    listed = card.processes()
+    seen = listed is not None and os.getpid() in {process.pid for process in listed}
+    assert (use.foreign_processes is not None) == seen  # a container's driver may hide or renumber processes
+    reserved = memory.reserved()
+    assert reserved is not None
+    assert reserved >= held.nbytes
+    assert use.process_memory_bytes is None or use.process_memory_bytes >= held.nbytes
+
+
+def test_the_environment_names_driver_and_allocator(card: NvmlCard) -> None:
+    made = environment(CUDA)
+    assert made.driver == card.driver_version()
+    assert re.fullmatch(r"\d+\.\d+(\.\d+)?", made.driver or "")
+    assert made.allocator is not None
+    assert made.allocator.split(", ")[0] == torch.cuda.get_allocator_backend()
+    assert made.cuda == torch.version.cuda
+
+
+@pytest.mark.parametrize("index", range(torch.cuda.device_count()))
+def test_the_card_found_is_the_one_that_torch_uses(index: int, card: NvmlCard) -> None:
+    """By UUID to the same one: its place on the PCI bus, which torch and NVML tell independently, is the same."""
+    device = torch.device("cuda", index)
+    found = open_card(device)
+    assert isinstance(found, NvmlCard)
+    properties = torch.cuda.get_device_properties(device)
+    place = pynvml.nvmlDeviceGetPciInfo(found._handle)
+    assert (place.domain, place.bus, place.device) == (
+        properties.pci_domain_id,
+        properties.pci_bus_id,
+        properties.pci_device_id,
+    )
+    assert pynvml.nvmlDeviceGetName(found._handle) == properties.name
+
+
+def test_a_sample_costs_little(card: NvmlCard) -> None:
+    use = CardUse(card)
+    use.sample()
+    start = time.perf_counter()
+    for _ in range(10):
+        use.sample()
+    assert (time.perf_counter() - start) / 10 < 0.1

@@ -1,14 +1,21 @@
 """Instruments measure what they say."""
 
+import dataclasses
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
+from test_trainer import TASK, run_spec
 
+from apo_bench.data.examples import Splits
+from apo_bench.measure import environment as environment_module
 from apo_bench.measure.clock import Clock
 from apo_bench.measure.environment import environment
 from apo_bench.measure.ledger import Ledger
-from apo_bench.measure.memory import PeakMemory
+from apo_bench.measure.memory import PeakMemory, resident_bytes
+from apo_bench.registry import optimizers
+from apo_bench.training.trainer import train
 
 CPU = torch.device("cpu")
 MEBIBYTE = 2**20
@@ -77,3 +84,99 @@ def test_the_environment_names_versions_and_threads() -> None:
     assert made.threads == torch.get_num_threads()
     assert made.device_name
     assert made.cuda is None
+    assert (made.driver, made.allocator, made.co_scheduled) == (None, None, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the resident set is read from /proc")
+def test_the_resident_set_grows_by_what_is_held() -> None:
+    before = resident_bytes()
+    held = torch.ones(50 * MEBIBYTE)  # 200 MiB
+    after = resident_bytes()
+    assert before is not None
+    assert after is not None
+    assert 150 * MEBIBYTE < after - before < 250 * MEBIBYTE
+    assert held.numel() == 50 * MEBIBYTE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the resident set is read from /proc")
+def test_a_runs_baseline_lies_below_its_peak_and_holds_no_data() -> None:
+    held = []
+
+    def load() -> Splits:
+        held.append(torch.ones(50 * MEBIBYTE))  # 200 MiB
+        return TASK.dataset.load()
+
+    task = dataclasses.replace(TASK, dataset=dataclasses.replace(TASK.dataset, load=load))
+    cost = train(run_spec(epochs=1), task, optimizers()["sgdm"].load(), CPU).cost
+    assert cost.baseline_memory_bytes is not None
+    if cost.peak_memory_bytes is None:
+        pytest.skip("this system does not let a process reset its peak")
+    assert cost.peak_memory_bytes - cost.baseline_memory_bytes > 150 * MEBIBYTE
+    assert cost.peak_reserved_bytes is None
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_the_environment_names_switches_as_they_are_now(precision: str) -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = precision
+    try:
+        flags = environment(CPU).flags
+    finally:
+        matmul.fp32_precision = before
+    assert flags["backends.cuda.matmul.fp32_precision"] == precision
+    assert flags["backends.cudnn.deterministic"] == str(torch.backends.cudnn.deterministic)
+    assert flags["get_default_dtype"] == "torch.float32"
+
+
+def test_every_switch_exists_in_this_torch() -> None:
+    names = {*environment_module._SWITCHES, *environment_module._QUESTIONS}
+    assert set(environment(CPU).flags) == names
+
+
+def test_the_environment_holds_no_variable_that_may_be_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "OMP_NUM_THREADS": "3",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "NVIDIA_TF32_OVERRIDE": "0",
+        "CUDA_HOME": "/home/alice/cuda",
+        "LD_PRELOAD": "/home/alice/lib/libtcmalloc.so.4:/opt/libiomp5.so libm.so",
+        "AWS_SECRET": "hush",
+        "WANDB_API_KEY": "hush",
+        "TORCH_HUB_TOKEN": "hush",
+        "MY_OMP_NUM_THREADS": "hush",
+        "HOME": "/home/alice",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    variables = environment(CPU).variables
+    assert {name: variables[name] for name in given if name in variables} == {
+        "OMP_NUM_THREADS": "3",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "NVIDIA_TF32_OVERRIDE": "0",
+        "CUDA_HOME": "(a path)",
+        "LD_PRELOAD": "libtcmalloc.so.4 libiomp5.so libm.so",
+    }
+    assert all(name.startswith(environment_module._PREFIXES) for name in variables)
+    assert "alice" not in str(variables)
+
+
+def test_the_environment_names_the_packages_a_run_computes_with() -> None:
+    packages = environment(CPU, plugins=("apo-bench", "msgspec", "not-installed")).packages
+    assert packages == {
+        "numpy": version("numpy"),
+        "pytorch-optimizer": version("pytorch-optimizer"),
+        "schedulefree": version("schedulefree"),
+        "msgspec": version("msgspec"),
+    }
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_the_allocator_is_named_with_its_settings(name: str) -> None:
+    settings = "expandable_segments:True"
+    assert environment_module._allocator({}) == "native"
+    assert environment_module._allocator({name: settings}) == "native, expandable_segments:True"
+
+
+def test_the_environment_tells_how_many_runs_were_scheduled_beside() -> None:
+    assert environment(CPU, co_scheduled=3).co_scheduled == 3

@@ -140,6 +140,7 @@ def _execute(
             store=str(store.path),
             threads=threads,
             checkpoint_seconds=options.checkpoint_every,
+            co_scheduled=min(options.workers, len(plan.pending)) - 1,
         )
         for pending in plan.pending
     ]

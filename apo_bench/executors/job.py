@@ -14,12 +14,14 @@ class Job(Frozen, frozen=True):
         store: Folder of the store.
         threads: CPU threads for torch.
         checkpoint_seconds: Shortest time between two checkpoints.
+        co_scheduled: How many other runs the same command may have in flight meanwhile.
     """
 
     intent: Intent
     store: str
     threads: int
     checkpoint_seconds: float
+    co_scheduled: int
 
     @property
     def run(self) -> RunSpec:

@@ -56,8 +56,10 @@ def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
     try:
         torch.set_num_threads(job.threads)
         device = open_device(run.device, slot)
-        task = registry.tasks()[run.task].load()()
-        competitor = registry.optimizers()[run.optimizer.name].load()
+        task_plugin = registry.tasks()[run.task]
+        optimizer_plugin = registry.optimizers()[run.optimizer.name]
+        task = task_plugin.load()()
+        competitor = optimizer_plugin.load()
         checkpoints = Checkpoints(workspace.folder, f"{run.run_id} {intent.fingerprint}", job.checkpoint_seconds)
         training = train(run, task, competitor, device, workspace.append, checkpoints)
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -78,7 +80,11 @@ def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
         finished_at=now(),
         outcome=training.outcome,
         fingerprint=intent.fingerprint,
-        environment=environment(device),
+        environment=environment(
+            device,
+            plugins=(task_plugin.distribution, optimizer_plugin.distribution),
+            co_scheduled=job.co_scheduled,
+        ),
         task=training.task,
         precision=training.precision,
         scores=training.scores,

@@ -3,14 +3,73 @@
 import functools
 import os
 import platform
-from importlib.metadata import version
-from pathlib import Path
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from operator import attrgetter
+from pathlib import Path, PurePath
 
 import msgspec
 import torch
 
+from apo_bench.measure.nvml import open_card
 from apo_bench.record import Environment
 from apo_bench.spec import Device
+
+_SWITCHES = (
+    "backends.fp32_precision",
+    "backends.cuda.matmul.fp32_precision",
+    "backends.cuda.matmul.allow_fp16_accumulation",
+    "backends.cuda.matmul.allow_fp16_reduced_precision_reduction",
+    "backends.cuda.matmul.allow_bf16_reduced_precision_reduction",
+    "backends.cudnn.enabled",
+    "backends.cudnn.benchmark",
+    "backends.cudnn.deterministic",
+    "backends.cudnn.fp32_precision",
+    "backends.cudnn.conv.fp32_precision",
+    "backends.cudnn.rnn.fp32_precision",
+    "backends.mkldnn.enabled",
+    "backends.mkldnn.deterministic",
+    "backends.mkldnn.fp32_precision",
+    "backends.mkldnn.matmul.fp32_precision",
+    "backends.mkldnn.conv.fp32_precision",
+    "backends.mkldnn.rnn.fp32_precision",
+    "utils.deterministic.fill_uninitialized_memory",
+)
+"""Attributes of torch. ``allow_tf32`` and `torch.get_float32_matmul_precision` are not among them: they are the older
+names of the ``fp32_precision`` switches, and torch raises when the older are read after the newer were set."""
+_QUESTIONS = (
+    "is_deterministic_algorithms_warn_only_enabled",
+    "get_default_dtype",
+    "get_num_interop_threads",
+    "backends.cuda.flash_sdp_enabled",
+    "backends.cuda.mem_efficient_sdp_enabled",
+    "backends.cuda.math_sdp_enabled",
+    "backends.cuda.cudnn_sdp_enabled",
+)
+"""Functions of torch that tell a switch."""
+_PACKAGES = ("numpy", "pytorch-optimizer", "schedulefree")
+_ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+_PRELOAD = "LD_PRELOAD"
+_PREFIXES = (
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "OPENBLAS_",
+    "GOMP_",
+    "CUDA_",
+    "CUBLAS_",
+    "CUDNN_",
+    "NVIDIA_TF32_OVERRIDE",
+    "PYTORCH_",
+    "TORCH_",
+    "ATEN_",
+    _PRELOAD,
+)
+"""How the names of the recorded environment variables begin; any other may hold a secret and is never read."""
+_CONFIDENTIAL = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "KEY")
+"""Parts of a name that tell of a secret, whatever it begins with."""
+_A_PATH = "(a path)"
 
 
 class _Build(msgspec.Struct):
@@ -18,10 +77,17 @@ class _Build(msgspec.Struct):
     dirty: bool | None = None
 
 
-def environment(device: torch.device) -> Environment:
-    """Describe this process, its machine and ``device``."""
+def environment(device: torch.device, plugins: Iterable[str] = (), co_scheduled: int | None = None) -> Environment:
+    """Describe this process, its machine and ``device``, as they are now.
+
+    Args:
+        device: Where the run was made.
+        plugins: Distributions that brought the run's task and optimizer.
+        co_scheduled: How many other runs the same command may have in flight meanwhile.
+    """
     build = _build()
     cuda = device.type == "cuda"
+    card = open_card(device)
     return Environment(
         apo_bench=version("apo-bench"),
         git_sha=build.git_sha,
@@ -35,6 +101,12 @@ def environment(device: torch.device) -> Environment:
         deterministic=torch.are_deterministic_algorithms_enabled(),
         cuda=torch.version.cuda if cuda else None,
         cudnn=torch.backends.cudnn.version() if cuda else None,  # type: ignore[no-untyped-call]
+        driver=card.driver_version() if card else None,
+        allocator=_allocator(os.environ) if cuda else None,
+        flags=_flags(),
+        variables=_variables(os.environ),
+        packages=_packages(plugins),
+        co_scheduled=co_scheduled,
     )
 
 
@@ -57,3 +129,50 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _allocator(variables: Mapping[str, str]) -> str:
+    """Backend of torch's CUDA allocator, and its settings where the user gave some."""
+    settings = [variables[name] for name in _ALLOCATOR_SETTINGS if variables.get(name)]
+    return ", ".join([torch.cuda.get_allocator_backend(), *settings])
+
+
+def _flags() -> dict[str, str]:
+    """Switches by their name in torch; one that this version of torch lacks is left out."""
+    flags: dict[str, str] = {}
+    for name in (*_SWITCHES, *_QUESTIONS):
+        try:
+            value = attrgetter(name)(torch)
+        except AttributeError:
+            continue
+        flags[name] = str(value() if name in _QUESTIONS else value)
+    return flags
+
+
+def _variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that change numbers or speed, without secrets and without anyone's folders.
+
+    A value with a slash is a path or an address: it changes no number and may name a user or a project, so only that it
+    is set is recorded. Of preloaded libraries the file names are kept, for these tell which memory allocator or which
+    OpenMP is in place of the usual one.
+    """
+    recorded: dict[str, str] = {}
+    for name in sorted(variables):
+        if not name.startswith(_PREFIXES) or any(part in name for part in _CONFIDENTIAL):
+            continue
+        value = variables[name]
+        if name == _PRELOAD:
+            value = " ".join(PurePath(library).name for library in re.split(r"[\s:]+", value) if library)
+        recorded[name] = _A_PATH if "/" in value else value
+    return recorded
+
+
+def _packages(plugins: Iterable[str]) -> dict[str, str]:
+    """Versions of the distributions that are installed, by name; nothing is imported."""
+    versions: dict[str, str] = {}
+    for name in sorted({*_PACKAGES, *plugins} - {"apo-bench"}):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

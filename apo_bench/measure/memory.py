@@ -1,4 +1,4 @@
-"""Peak memory of a run."""
+"""Memory of a run: its peak, and what was there before it."""
 
 import sys
 from pathlib import Path
@@ -32,9 +32,30 @@ class PeakMemory:
         """Peak so far, in bytes; `None` where it cannot be known."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        if not self._resident:
-            return None
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        return _status("VmHWM") if self._resident else None
+
+    def reserved(self) -> int | None:
+        """The most that torch's CUDA allocator had reserved so far, in bytes; `None` on other devices.
+
+        More than `bytes`: the allocator keeps freed blocks, and cannot use all of what it keeps.
+        """
+        return torch.cuda.max_memory_reserved(self._device) if self._device.type == "cuda" else None
+
+
+def resident_bytes() -> int | None:
+    """Resident set of this process now, in bytes (``VmRSS`` of proc(5)); `None` where there is no such file.
+
+    A page counts once this process has touched it: a process forked from one that has imported torch begins with less
+    than one that imports torch itself, and grows by the parts of the libraries that it comes to use.
+    """
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int | None:
+    """A size out of /proc/self/status, in bytes."""
+    if not _STATUS.exists():
         return None
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    return None

@@ -21,8 +21,10 @@ from apo_bench.competitor import Competitor
 from apo_bench.data.batches import BatchStream
 from apo_bench.data.examples import Batch, Examples, Splits
 from apo_bench.errors import UsageError
+from apo_bench.measure.card import CardUse
 from apo_bench.measure.clock import Clock
-from apo_bench.measure.memory import PeakMemory
+from apo_bench.measure.memory import PeakMemory, resident_bytes
+from apo_bench.measure.nvml import open_card
 from apo_bench.record import (
     Cost,
     CurvePoint,
@@ -141,6 +143,7 @@ def prepare(
     splits: Splits | None = None,
 ) -> "Loop":
     """Make everything a run needs and warm it up, as `train` does, and take no step; ``splits`` may be shared."""
+    baseline = resident_bytes() if device.type == "cpu" else None
     splits = splits or task.dataset.load().to(device)
     policy = PrecisionPolicy(run.precision, device)
     if run.compile and policy.backend is PrecisionBackend.EMULATED:
@@ -174,7 +177,7 @@ def prepare(
         direction=task.metric.direction,
         metric_signature=getattr(task.metric, "signature", None),
     )
-    return Loop(run, task, problem, rule, batches, additional, splits, facts, precision, observe, clock)
+    return Loop(run, task, problem, rule, batches, additional, splits, facts, precision, observe, clock, baseline)
 
 
 def _warm_up(problem: Problem, batch: Batch) -> None:
@@ -202,6 +205,7 @@ class Loop:
         precision: PrecisionFacts,
         observe: Callable[[Event], None],
         clock: Clock,
+        baseline: int | None,
     ) -> None:
         self.spec = run
         self.task = task
@@ -214,6 +218,8 @@ class Loop:
         self.precision = precision
         self.observe = observe
         self.clock = clock
+        self.card = CardUse(open_card(clock.device))
+        self.baseline = baseline
         self.total_steps = run.budget.steps(batches.batches_per_pass)
         self.taken = 0
         self.skipped = 0
@@ -225,6 +231,7 @@ class Loop:
         self.diverged: Diverged | None = None
         self.rate_factor = 1.0
         self.earlier_peak = 0
+        self.earlier_reserved = 0
         self.continued = 0
         self.next_progress = 0.0
         self.set_rate: Callable[[float], None] | None = None
@@ -243,6 +250,7 @@ class Loop:
         per_epoch = self.facts.steps_per_epoch
         between = per_epoch * self.task.evaluation_interval
         last_save = time.monotonic()
+        self.card.start()
         while self.taken < self.total_steps and self.diverged is None:
             to_evaluation = between - self.taken % between
             self.block(min(BLOCK, to_evaluation, self.total_steps - self.taken))
@@ -251,7 +259,8 @@ class Loop:
             if checkpoints and self.diverged is None and time.monotonic() >= last_save + checkpoints.every_seconds:
                 self._save(checkpoints, memory)
                 last_save = time.monotonic()
-        peak, phases = self._peak(memory), self._phases()
+        peak, reserved, phases = self._peak(memory), self._reserved(memory), self._phases()
+        self.card.finish()
         test = None
         if self.diverged is None:
             _, test = self.test()
@@ -272,6 +281,13 @@ class Loop:
                 step_ms=median(self.block_ms) if self.block_ms else None,
                 peak_memory_bytes=peak,
                 state_bytes=_bytes(self.rule),
+                baseline_memory_bytes=self.baseline,
+                peak_reserved_bytes=reserved,
+                process_memory_bytes=self.card.process_memory_bytes,
+                energy_joules=None if self.continued else self.card.energy_joules,  # before the interruption: unknown
+                clock_mhz=self.card.clock_mhz,
+                throttle_reasons=self.card.throttle_reasons,
+                foreign_processes=self.card.foreign_processes,
             ),
             curve=tuple(self.curve),
             continued=self.continued,
@@ -332,6 +348,7 @@ class Loop:
         return self._evaluate(self.splits.test)
 
     def _evaluate_curve(self, epoch: float) -> None:
+        self.card.sample()  # before the evaluation: the clocks are still those of training
         loss, metric = self.validate()
         train_loss = self._train_loss()
         self.since_evaluation.clear()
@@ -415,6 +432,10 @@ class Loop:
         peak = memory.bytes()
         return None if peak is None else max(peak, self.earlier_peak)
 
+    def _reserved(self, memory: PeakMemory) -> int | None:
+        reserved = memory.reserved()
+        return None if reserved is None else max(reserved, self.earlier_reserved)
+
     def _state_dict(self, memory: PeakMemory) -> dict[str, Any]:
         """Everything needed to continue as if nothing had happened."""
         return {
@@ -429,6 +450,7 @@ class Loop:
             "data": self.clock.data,
             "phases": self._phases(),
             "peak": self._peak(memory) or 0,
+            "reserved": self._reserved(memory) or 0,
             "curve": [msgspec.to_builtins(point) for point in self.curve],
             **{name: getattr(self, name) for name in _COUNTERS},
         }
@@ -445,6 +467,7 @@ class Loop:
         self.clock.data = state["data"]
         self.clock.ledger.seconds.update(state["phases"])
         self.earlier_peak = state["peak"]
+        self.earlier_reserved = state["reserved"]
         self.curve = [msgspec.convert(point, CurvePoint) for point in state["curve"]]
         for name in _COUNTERS:
             setattr(self, name, state[name])
