@@ -48,9 +48,10 @@ class NonFinite(Frozen, frozen=True):
     """The first tensor of a diverged run that held a number that is not finite.
 
     Attributes:
-        step: Step in which it appeared, counted from 1.
-        tensor: Which: ``activation conv1``, ``loss``, ``gradient fc.weight``, ``state meta 3`` or ``parameter
-            fc.weight``; activations by the module that made them.
+        step: Step in which it appeared, counted from 1; after evaluation, steps taken before it.
+        tensor: Which: ``activation conv1``, ``loss``, ``gradient fc.weight``, ``state meta 3``, ``parameter
+            fc.weight`` or ``buffer norm.running_var``; activations by the module that made them, gradients of other
+            streams than the base with its name, as in ``gradient fc.weight (meta)``.
         dtype: Its number format, for example ``float16``.
     """
 
@@ -71,6 +72,13 @@ class Diverged(Frozen, frozen=True, tag="diverged"):
     step: int
     reason: str
     first: NonFinite | None = None
+
+    @property
+    def message(self) -> str:
+        """What stopped being finite, and where that began, in a line."""
+        if self.first is None:
+            return self.reason
+        return f"{self.reason}: first `{self.first.tensor}` ({self.first.dtype}) at step {self.first.step}"
 
 
 class OutOfMemory(Frozen, frozen=True, tag="out-of-memory"):

@@ -19,6 +19,7 @@ from apo_bench.record import (
     Diverged,
     Exhausted,
     Fingerprint,
+    NonFinite,
     Outcome,
     PrecisionBackend,
     PrecisionFacts,
@@ -144,6 +145,29 @@ def test_a_cell_with_a_diverged_run_has_no_mean_and_ranks_last() -> None:
     last = board.sections[0].rows[-1]
     assert (last.competitor, last.score, last.versus_reference) == ("adam", None, None)
     assert "diverged 1 of 2" in leaderboard_markdown(board)
+
+
+def test_diverged_runs_are_listed_with_where_it_began() -> None:
+    first = NonFinite(step=17, tensor="activation conv1", dtype="float16")
+    reason = "training loss is not finite"
+    records = [
+        record("adam", 0, None, outcome=Diverged(step=18, reason=reason, first=first)),
+        record("adam", 1, None, outcome=Diverged(step=9, reason=reason)),
+        record("sgdm", 0, 80.0),
+    ]
+    board = leaderboard("s", Scale.LOCAL, records)
+    assert board.failures == ()
+    page = leaderboard_markdown(board)
+    section = page.partition("## Diverged runs\n\n")[2].partition("\n\n")[0]
+    assert section.splitlines() == [
+        f"- t adam fp32 seed 0: at step 18, {reason}: first \\`activation conv1\\` (float16) at step 17",
+        f"- t adam fp32 seed 1: at step 9, {reason}",
+    ]
+    messages = run_table(records).set_index(["optimizer", "seed"])["message"]
+    assert messages["adam", 0] == "training loss is not finite: first `activation conv1` (float16) at step 17"
+    assert messages["adam", 1] == reason
+    assert messages.isna()["sgdm", 0]
+    assert "Diverged runs" not in leaderboard_markdown(leaderboard("s", Scale.LOCAL, records[2:])).split("## How")[0]
 
 
 def test_a_crash_is_no_result_and_no_loss() -> None:
@@ -275,6 +299,14 @@ def test_no_name_in_a_record_can_break_a_page() -> None:
         record(HOSTILE, 0, 80.0, facts=facts, task=HOSTILE, note=HOSTILE),
         record(HOSTILE, 0, 81.0, facts=facts, task=HOSTILE, note="other"),
         record("sgdm", 0, None, facts=facts, task=HOSTILE, outcome=Crashed(message=HOSTILE)),
+        record(
+            "adam",
+            0,
+            None,
+            facts=facts,
+            task=HOSTILE,
+            outcome=Diverged(step=3, reason=HOSTILE, first=NonFinite(step=2, tensor=HOSTILE, dtype=HOSTILE)),
+        ),
     ]
     page = leaderboard_markdown(leaderboard("s", Scale.LOCAL, records))
     assert "\n## pwned" not in page

@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from apo_bench.data.batches import crop_and_flip
 from apo_bench.data.examples import Batch, Dataset, Examples, Splits
 from apo_bench.errors import UsageError
-from apo_bench.record import Diverged, Evaluated, Event, Exhausted, PrecisionBackend, Progress, Reached, Started
+from apo_bench.record import (
+    Diverged,
+    Evaluated,
+    Event,
+    Exhausted,
+    NonFinite,
+    PrecisionBackend,
+    Progress,
+    Reached,
+    Started,
+)
 from apo_bench.registry import optimizers
 from apo_bench.schedules import Constant, Cosine, Schedule, learning_rate_factor
 from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar, resolve_hyperparameters
@@ -287,7 +297,8 @@ class _Overflowing(TorchRule):
 def test_the_first_loss_that_is_not_finite_is_found_inside_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("baselines.first_order.TorchRule", _Failing)
     training = _run("sgd", epochs=4)
-    assert training.outcome == Diverged(step=14, reason="training loss is not finite")
+    first = NonFinite(step=14, tensor="loss", dtype="float32")
+    assert training.outcome == Diverged(step=14, reason="training loss is not finite", first=first)
     assert [point.step for point in training.curve] == [10]
 
 

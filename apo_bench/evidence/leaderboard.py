@@ -114,6 +114,7 @@ class Leaderboard:
         sections: One a task.
         machines: Distinct machines and versions the records come from.
         failures: Runs without a result: title and message.
+        diverged: Diverged runs: title, and at which step what stopped being finite and where that began.
     """
 
     suite: str
@@ -121,6 +122,7 @@ class Leaderboard:
     sections: tuple[Section, ...]
     machines: tuple[str, ...]
     failures: tuple[tuple[str, str], ...]
+    diverged: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +208,12 @@ def leaderboard(
         for record in kept
         if not record.is_result
     ]
-    return Leaderboard(suite, scale, tuple(sections), tuple(machines), tuple(failures))
+    diverged = [
+        (record.spec.title, f"at step {record.outcome.step}, {record.outcome.message}")
+        for record in kept
+        if isinstance(record.outcome, Diverged)
+    ]
+    return Leaderboard(suite, scale, tuple(sections), tuple(machines), tuple(failures), tuple(diverged))
 
 
 def _section(

@@ -147,7 +147,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "compile": spec.compile,
         "seed": spec.seed,
         "outcome": msgspec.to_builtins(record.outcome)["type"],
-        "message": getattr(record.outcome, "message", getattr(record.outcome, "reason", None)),
+        "message": getattr(record.outcome, "message", None),
         "value": record.scores.test,
         "validation_value": record.scores.validation,
         "best_validation_value": record.scores.best_validation,

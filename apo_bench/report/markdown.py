@@ -30,6 +30,10 @@ def leaderboard_markdown(board: Leaderboard) -> str:
             _table(section, _columns(section), "pipe"),
             "",
         ]
+    if board.diverged:
+        lines += ["## Diverged runs", ""]
+        lines += [f"- {_text(title)}: {_text(message)}" for title, message in board.diverged]
+        lines.append("")
     if board.failures:
         lines += ["## Runs without a result", ""]
         lines += [f"- {_text(title)}: {_text(message)}" for title, message in board.failures]
@@ -77,7 +81,8 @@ _LEGEND = f"""\
   difference claimed.
 - *training loss* is the last point of the training curve, a mean over the steps since the point before; ± as above.
 - *skipped* counts the steps that loss scaling skipped because a gradient overflowed.
-- A cell with a diverged run shows how many diverged and no mean.
+- A cell with a diverged run shows how many diverged and no mean. *Diverged runs* names the step at which
+  that was seen and, where a second look found it, the first tensor that held a number that is not finite.
 - *emulated*: 16-bit products were computed in float32 from 16-bit values and rounded on output; scores are those of
   16 bit, costs are not and stay empty.
 - *ms/step* and *training* are this machine's own clock during the run, without evaluation and without drawing batches;

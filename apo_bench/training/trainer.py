@@ -45,7 +45,7 @@ from apo_bench.record import (
 from apo_bench.schedules import Constant, learning_rate_factor
 from apo_bench.spec import RunSpec
 from apo_bench.tasks.task import Task
-from apo_bench.training import seeds
+from apo_bench.training import autopsy, seeds
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.precision import PrecisionPolicy
 from apo_bench.training.problem import Problem, StepResult, UpdateRule
@@ -124,14 +124,21 @@ def train(
         checkpoints: Where to save the run, and to find it when it was interrupted.
 
     Returns:
-        Outcome, scores, cost and curve; all numbers in it are finite.
+        Outcome, scores, cost and curve; all numbers in it are finite. After a divergence a second look, off the clock,
+        says where it began.
 
     Raises:
         UsageError: The device has no such precision, or the optimizer cannot follow the schedule.
         DataError: The dataset is missing or damaged.
     """
-    loop = prepare(run, task, competitor, device, observe)
-    return loop.run(checkpoints)
+    training = prepare(run, task, competitor, device, observe).run(checkpoints)
+    if not isinstance(training.outcome, Diverged):
+        return training
+    eager = msgspec.structs.replace(run, compile=False)
+    first = autopsy.first_non_finite(
+        lambda: prepare(eager, task, competitor, device), training.outcome, training.cost.steps, checkpoints
+    )
+    return dataclasses.replace(training, outcome=msgspec.structs.replace(training.outcome, first=first))
 
 
 def prepare(
@@ -244,9 +251,7 @@ class Loop:
         """Train to the outcome."""
         self.observe(Started(steps=self.total_steps))
         memory = PeakMemory(self.clock.device)
-        saved = checkpoints.load() if checkpoints else None
-        if saved is not None:
-            self._load_state_dict(saved)
+        self.resume(checkpoints)
         per_epoch = self.facts.steps_per_epoch
         between = per_epoch * self.task.evaluation_interval
         last_save = time.monotonic()
@@ -292,6 +297,12 @@ class Loop:
             curve=tuple(self.curve),
             continued=self.continued,
         )
+
+    def resume(self, checkpoints: Checkpoints | None) -> None:
+        """Take up the run's checkpoint, where there is one."""
+        saved = checkpoints.load() if checkpoints else None
+        if saved is not None:
+            self._load_state_dict(saved)
 
     def block(self, steps: int) -> None:
         """Take some steps on the clock, then look at their losses."""

@@ -1,0 +1,241 @@
+"""A second look at a run that diverged: which tensor was the first that was not finite.
+
+The training loop looks at losses alone, once a block of steps, and must not become slower for the sake of runs that
+diverge. It is deterministic, though, and continues a checkpoint to the bit. So the steps before the divergence are
+taken again from the run's last checkpoint, and the last of them are looked at tensor by tensor, in the order in which
+the tensors are made:
+
+1. activations: floating-point outputs of all modules, by the module's name; those of the network as a whole are called
+   ``outputs``. Also in passes after the gradients, such as APO's lookahead, before which the parameters are looked at.
+2. the loss,
+3. gradients, by the name of their parameter,
+4. after the step, the update rule's state, the parameters and the buffers.
+
+A model whose modules put out infinities on purpose is named by the first of them; masks inside functional calls are no
+module's output. What is not finite in a model or rule that has taken no step (a mask kept as a buffer) is passed over.
+"""
+
+import gc
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+
+from apo_bench.data.examples import Batch
+from apo_bench.record import Diverged, NonFinite
+from apo_bench.training.checkpoint import Checkpoints
+from apo_bench.training.problem import Gradients, StepResult
+from apo_bench.training.rules import tensors_in
+
+if TYPE_CHECKING:
+    from apo_bench.training.trainer import Loop  # which imports this module
+
+WINDOW = 20
+"""Steps before the divergent one that are looked at, and steps between two looks at what is kept before them."""
+_SKIPPED_BY_RULES = ("meta", "curvature")
+"""Streams of gradients whose overflow a rule skips on purpose, without harm to the step."""
+
+
+def first_non_finite(
+    make: "Callable[[], Loop]", diverged: Diverged, steps: int, checkpoints: Checkpoints | None = None
+) -> NonFinite | None:
+    """Find where a divergence began, by taking the run's last steps again.
+
+    It repeats at most the steps since the last checkpoint, without evaluating, and looks at up to `WINDOW` of them
+    before the divergent one. Where state, a parameter or a buffer was not finite even before these, it repeats the
+    steps once more and looks from there on. After a divergence in evaluation it repeats that evaluation too. It needs
+    as much memory as a run: the caller lets go of its own loop first.
+
+    A finding in a step that loss scaling skipped counts only where it left something behind (in a buffer), or where the
+    run gave up after that step. One among gradients that rules skip (streams ``meta`` and ``curvature``) counts only
+    where nothing else is found. What the checkpoint itself holds is put at its step, though it may be older.
+
+    Args:
+        make: Makes the run's loop anew, without `torch.compile`, which calls no hooks; numbers of a compiled run may
+            therefore differ a little.
+        diverged: How the run ended.
+        steps: Steps that it took.
+        checkpoints: Where its last checkpoint is, if there is one.
+
+    Returns:
+        The first finding; `None` where there is none (on a device that is not deterministic), or where the second look
+        itself failed, of which a line on stderr tells.
+    """
+    start = diverged.step - 1 - WINDOW
+    try:
+        for _ in range(2):
+            gc.collect()  # loops may hold cycles
+            look = _SecondLook(make(), checkpoints)
+            earlier = look.approach(start)
+            if earlier is None:
+                return look.watch(diverged, steps)
+            del look
+            start = earlier
+    except Exception as error:  # noqa: BLE001 - the outcome is known; a second look must not change it
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        print(f"no second look at the divergence at step {diverged.step}: {reason}", file=sys.stderr)  # noqa: T201 - the run's own log
+    return None
+
+
+class _SecondLook:
+    """One repetition of a run's last steps.
+
+    Args:
+        loop: Fresh.
+        checkpoints: Where the run's checkpoint is.
+    """
+
+    def __init__(self, loop: "Loop", checkpoints: Checkpoints | None) -> None:
+        self.loop = loop
+        self._first: NonFinite | None = None
+        self._doubtful: NonFinite | None = None
+        self._found_in_step: NonFinite | None = None
+        self._doubtful_in_step: NonFinite | None = None
+        self._step = 0
+        self._differentiated = False
+        self._result: StepResult | None = None
+        self._from_the_start = {name for name, tensor in self._kept() if not _is_finite(tensor)}
+        loop.resume(checkpoints)
+
+    def approach(self, start: int) -> int | None:
+        """Take steps unwatched until ``start`` are taken.
+
+        Returns:
+            `None`, or where something went wrong on the way, the number of steps after which it was still right.
+        """
+        loop = self.loop
+        self._step = loop.taken
+        self._first = self._find_kept()
+        while self._first is None and loop.taken < start:
+            before = loop.taken
+            loop.block(min(WINDOW, start - before))
+            if loop.diverged is not None or self._find_kept() is not None:
+                return before
+        return None
+
+    def watch(self, diverged: Diverged, steps: int) -> NonFinite | None:
+        """Look at every step until ``steps`` are taken or something is found, then at the evaluation that diverged."""
+        loop = self.loop
+        self._attach()
+        while self._first is None and loop.diverged is None and loop.taken < steps:
+            self._watch_step()
+        # The reason begins with the split whose loss or metric was not finite.
+        if self._first is None and diverged.reason.startswith(("validation", "test")):
+            self._begin(loop.taken)
+            if diverged.reason.startswith("validation"):
+                loop.validate()
+            else:
+                loop.test()
+            self._first = self._found_in_step
+        return self._first or self._doubtful
+
+    def _watch_step(self) -> None:
+        loop = self.loop
+        self._begin(loop.taken + 1)
+        loop.block(1)
+        result = self._result
+        if result is None:
+            raise RuntimeError("the loop took no step of the update rule")
+        self._note("loss", result.loss)  # a rule may report another one than the problem's
+        kept = self._find_kept()
+        gave_up = loop.diverged is not None
+        if result.applied or gave_up or kept is not None:
+            self._first = self._found_in_step or kept
+            self._doubtful = self._doubtful or self._doubtful_in_step
+
+    def _begin(self, step: int) -> None:
+        self._step = step
+        self._found_in_step = self._doubtful_in_step = self._result = None
+        self._differentiated = False
+
+    def _attach(self) -> None:
+        """Put a look behind everything that makes a tensor. The loop is thrown away afterwards: nothing is undone."""
+        problem, rule = self.loop.problem, self.loop.rule
+        run_outputs, run_loss, run_step = problem.outputs, problem.loss, rule.step
+        run_gradients, run_intermediate = problem.gradients, problem.intermediate_gradients
+        names = {id(parameter): name for name, parameter in problem.model.named_parameters()}
+        own = [names[id(parameter)] for parameter in problem.parameters]
+
+        def outputs(batch: Batch, *, eager: bool = False) -> Tensor:
+            if self._differentiated:  # the parameters may have moved: this is a lookahead
+                self._found_in_step = self._found_in_step or self._find_kept()
+            return run_outputs(batch, eager=eager)
+
+        def loss(outputs: Tensor, batch: Batch) -> Tensor:
+            value = run_loss(outputs, batch)
+            self._note("loss", value)
+            return value
+
+        def gradients(loss: Tensor, stream: str = "base") -> Gradients:
+            found = run_gradients(loss, stream)
+            self._differentiated = True
+            self._note_gradients(own, found, stream)
+            return found
+
+        def intermediate_gradients(loss: Tensor, edges: Sequence[GradientEdge], stream: str = "curvature") -> Gradients:
+            found = run_intermediate(loss, edges, stream)
+            self._note_gradients([f"inside {place}" for place in range(len(edges))], found, stream)
+            return found
+
+        def step(batch: Batch) -> StepResult:
+            self._result = run_step(batch)
+            return self._result
+
+        problem.outputs = outputs  # type: ignore[method-assign]
+        problem.loss = loss  # type: ignore[method-assign]
+        problem.gradients = gradients  # type: ignore[method-assign]
+        problem.intermediate_gradients = intermediate_gradients  # type: ignore[method-assign]
+        rule.step = step  # type: ignore[method-assign]
+        for name, module in problem.model.named_modules():
+            module.register_forward_hook(self._hook(f"activation {name or 'outputs'}"))
+
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
+            for tensor in tensors_in(outputs):
+                self._note(name, tensor)
+
+        return hook
+
+    def _note_gradients(self, names: Iterable[str], found: Gradients, stream: str) -> None:
+        suffix = "" if stream == "base" else f" ({stream})"
+        for name, gradient in zip(names, found.values, strict=True):
+            if gradient is not None:
+                self._note(f"gradient {name}{suffix}", gradient, doubtful=stream in _SKIPPED_BY_RULES)
+
+    def _note(self, name: str, tensor: Tensor, *, doubtful: bool = False) -> None:
+        """Keep the first finding of a step, and of those that rules skip on purpose the first too."""
+        if self._found_in_step is not None or (doubtful and self._doubtful_in_step is not None) or _is_finite(tensor):
+            return
+        finding = self._finding(name, tensor)
+        if doubtful:
+            self._doubtful_in_step = finding
+        else:
+            self._found_in_step = finding
+
+    def _find_kept(self) -> NonFinite | None:
+        """The first that is not finite of what is kept from step to step."""
+        for name, tensor in self._kept():
+            if name not in self._from_the_start and not _is_finite(tensor):
+                return self._finding(name, tensor)
+        return None
+
+    def _kept(self) -> Iterator[tuple[str, Tensor]]:
+        for purpose, tensors in self.loop.rule.state_tensors().items():
+            for place, tensor in enumerate(tensors):
+                yield f"state {purpose} {place}", tensor
+        model = self.loop.problem.model
+        for name, parameter in model.named_parameters():
+            yield f"parameter {name}", parameter
+        for name, buffer in model.named_buffers():
+            yield f"buffer {name}", buffer
+
+    def _finding(self, name: str, tensor: Tensor) -> NonFinite:
+        return NonFinite(step=self._step, tensor=name, dtype=str(tensor.dtype).removeprefix("torch."))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor.detach()).all())  # true of every integer
