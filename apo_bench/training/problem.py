@@ -156,6 +156,15 @@ class Problem:
             out: Tensor = forward(*self.precision.cast(batch.inputs))
             return out
 
+    @contextlib.contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Run the model without `torch.compile`, so that each of its operators is seen."""
+        compiled, self._forward = self._forward, self.model
+        try:
+            yield
+        finally:
+            self._forward = compiled
+
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean loss over ``normalizer(batch)``, a float32 scalar."""
         with self.phase("forward"):

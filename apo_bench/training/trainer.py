@@ -23,6 +23,8 @@ from apo_bench.data.examples import Batch, Examples, Splits
 from apo_bench.errors import UsageError
 from apo_bench.measure.card import CardUse
 from apo_bench.measure.clock import Clock
+from apo_bench.measure.flops import ExactCost, exact_cost
+from apo_bench.measure.held import bytes_by_purpose, state_bytes
 from apo_bench.measure.memory import PeakMemory, resident_bytes
 from apo_bench.measure.nvml import open_card
 from apo_bench.record import (
@@ -271,10 +273,13 @@ class Loop:
             _, test = self.test()
             if not math.isfinite(test):
                 self.diverged, test = Diverged(step=self.taken, reason="test metric is not finite"), None
+        precision, state = self._precision(), sum(state_bytes(self.rule).values())
+        by_purpose = bytes_by_purpose(self.rule, self.problem.model)
+        exact = self._exact_cost()  # takes steps: all else that looks at the rule has looked
         return Training(
             outcome=self._outcome(),
             task=self.facts,
-            precision=self._precision(),
+            precision=precision,
             scores=self._scores(test),
             cost=Cost(
                 steps=self.taken,
@@ -285,7 +290,10 @@ class Loop:
                 phases=phases,
                 step_ms=median(self.block_ms) if self.block_ms else None,
                 peak_memory_bytes=peak,
-                state_bytes=_bytes(self.rule),
+                state_bytes=state,
+                bytes_by_purpose=by_purpose,
+                flops_per_step=exact.flops_per_step if exact else None,
+                operator_calls_per_step=exact.operator_calls_per_step if exact else None,
                 baseline_memory_bytes=self.baseline,
                 peak_reserved_bytes=reserved,
                 process_memory_bytes=self.card.process_memory_bytes,
@@ -303,6 +311,16 @@ class Loop:
         saved = checkpoints.load() if checkpoints else None
         if saved is not None:
             self._load_state_dict(saved)
+
+    def _exact_cost(self) -> ExactCost | None:
+        """What a step costs, counted; `None` for a diverged run, and where it cannot be counted."""
+        if self.diverged is not None:
+            return None
+        try:
+            return exact_cost(self.rule, self.problem, self.batches.draw)
+        except Exception as error:  # noqa: BLE001 - the run is done: a plugin that fails here loses its count alone
+            print(f"the cost of a step was not counted: {error}", file=sys.stderr)  # noqa: T201 - the run's own log
+            return None
 
     def block(self, steps: int) -> None:
         """Take some steps on the clock, then look at their losses."""
@@ -499,9 +517,3 @@ class Loop:
                 if sign * point.validation >= sign * target.validation:
                     return Reached(step=point.step, target=target.validation)
         return Exhausted()
-
-
-def _bytes(rule: UpdateRule) -> int:
-    tensors: list[Tensor] = [tensor for group in rule.state_tensors().values() for tensor in group]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
