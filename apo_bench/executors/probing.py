@@ -99,11 +99,12 @@ def _work(encoded: bytes, number: int, answers: Connection) -> None:
     try:
         torch.set_num_threads(spec.threads)
         device = open_device(spec.device, 0)
-        task = registry.tasks()[spec.task].load()()
-        names = {optimizer.name for optimizer in spec.competitors}
-        competitors = {name: registry.optimizers()[name].load() for name in names}
-        sample = measure(spec, task, competitors, device, seed=number)
-        answer = _Measured(sample=sample, environment=environment(device))
+        task_plugin = registry.tasks()[spec.task]
+        plugins = {optimizer.name: registry.optimizers()[optimizer.name] for optimizer in spec.competitors}
+        competitors = {name: plugin.load() for name, plugin in plugins.items()}
+        sample = measure(spec, task_plugin.load()(), competitors, device, seed=number)
+        distributions = {plugin.distribution for plugin in (task_plugin, *plugins.values())}
+        answer = _Measured(sample=sample, environment=environment(device, plugins=sorted(distributions)))
     except ApoBenchError as error:
         answer = _Failed(message=str(error))
     except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the other cells go on

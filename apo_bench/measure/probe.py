@@ -23,8 +23,10 @@ from torch import Tensor
 from apo_bench.competitor import Competitor
 from apo_bench.data.examples import Batch
 from apo_bench.errors import ApoBenchError
+from apo_bench.measure.card import CardUse
 from apo_bench.measure.kinds import Kind, prepare_kind, step_kinds
 from apo_bench.measure.load import ForeignLoad
+from apo_bench.measure.nvml import open_card
 from apo_bench.measure.samples import CompetitorSample, KindSample, Sample
 from apo_bench.probe_record import Omitted, ProbeSpec
 from apo_bench.spec import Budget, OptimizerSpec, RunSpec
@@ -83,7 +85,7 @@ def measure(
         batches = loop.batches
     order = random.Random(seed)  # noqa: S311 - nothing secret is drawn
     visits = [visit for contestant in contestants for visit in contestant.visits]
-    load = ForeignLoad()
+    load, card = ForeignLoad(), CardUse(open_card(device))
     for _ in range(spec.rounds if visits else 0):
         batch = batches.draw()
         gc.collect()
@@ -92,6 +94,7 @@ def measure(
             visit.take(batch)
         for visit in visits:
             visit.close_round()
+        card.sample()
     foreign = load.cores()
     for contestant in list(contestants):
         if not contestant.finite():
@@ -102,6 +105,7 @@ def measure(
         competitors=tuple(contestant.sample() for contestant in contestants),
         omitted=tuple(omitted),
         foreign_cores=foreign,
+        foreign_processes=card.foreign_processes,
     )
 
 
