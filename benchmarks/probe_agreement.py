@@ -1,8 +1,8 @@
 """Do probes repeat themselves? The same cell is probed again and again, and the ratios of each pair are compared.
 
 Two probes *agree* on an optimizer where their 95 % intervals overlap, and *closely* where the difference of the
-logarithms is within the root of the sum of the squared half-widths, as it is for two independent estimates of one number
-in about 19 of 20 cases.
+logarithms is within the root of the sum of the squared half-widths, as it is for two independent estimates of one
+number in about 19 of 20 cases.
 
     python benchmarks/probe_agreement.py [--pairs 10] [--processes 5] [--rounds 6] [--task fashion-mnist-20k.lenet]
 """
@@ -23,7 +23,7 @@ def probe(options: argparse.Namespace, store: Path) -> dict[str, StepCost]:
     command = [sys.executable, "-m", "apo_bench", "probe", "--suite", "classification", "--scale", "local", "--again"]
     command += ["--tasks", options.task, "--precisions", "fp32", "--store", str(store)]
     command += ["--processes", str(options.processes), "--rounds", str(options.rounds)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own command
     newest = Store(store).scan().probes[-1]
     return {probed.optimizer.name: cost for probed, cost in step_costs(newest)}
 
