@@ -143,8 +143,9 @@ def test_the_best_fixed_rates_are_those_of_the_grid() -> None:
     trials = pd.read_csv(ROOT / "reports" / "lr-adaptation-local" / "tuning.csv")
     assert set(trials["seed"]) == {TUNING_SEED}
     assert TUNING_SEED not in {seed for entry in suite("lr-adaptation", Scale.LOCAL).tasks for seed in entry.seeds}
+    assert set(BEST) == {entry.task for entry in suite("lr-adaptation", Scale.LOCAL).tasks} == set(trials["task"])
     for task, rates in BEST.items():
-        assert rates
+        assert set(rates) == set(trials[trials["task"] == task]["optimizer"])
         for optimizer, rate in rates.items():
             assert _best(trials, task, optimizer, maximize=True)["lr"] == rate
             assert rate not in {GRID[optimizer][0], GRID[optimizer][-1]}
