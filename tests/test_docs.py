@@ -14,9 +14,9 @@ from shell import Shell
 
 from apo_bench.cli import COMMANDS
 from apo_bench.registry import optimizers
-from apo_bench.spec import Scale, resolve_hyperparameters
+from apo_bench.spec import TUNING_SEED, Scale, resolve_hyperparameters
 from apo_bench.suites import suite
-from apo_bench.suites.lr_adaptation import BEST, GRID, TUNING_SEED
+from apo_bench.suites.lr_adaptation import BEST, GRID
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -30,12 +30,18 @@ def leaderboard_markdown(board: Leaderboard) -> str:
             _table(section, _columns(section), "pipe"),
             "",
         ]
+    if board.tuned:
+        lines += ["## Tuning", "", *(f"- {_text(one.line)}" for one in board.tuned), ""]
     if board.failures:
         lines += ["## Runs without a result", ""]
         lines += [f"- {_text(title)}: {_text(message)}" for title, message in board.failures]
         lines.append("")
-    legend = f"{_LEGEND}\n{_LEGEND_REPORTED}" if any(map(_has_reported, board.sections)) else _LEGEND
-    lines += ["## How to read this", "", legend, ""]
+    legend = [_LEGEND]
+    if board.tuned:
+        legend.append(_LEGEND_TUNING)
+    if any(map(_has_reported, board.sections)):
+        legend.append(_LEGEND_REPORTED)
+    lines += ["## How to read this", "", *legend, ""]
     if board.machines:
         lines += ["Made on:", ""]
         lines += [f"- {_text(machine)}" for machine in board.machines]
@@ -53,7 +59,8 @@ def leaderboard_text(board: Leaderboard) -> str:
     key = (
         "± is a 95 % interval over the n seeds; * marks a paired difference whose simultaneous 95 % interval excludes 0"
     )
-    return "\n\n".join([*parts, key, _progress(board)])
+    chosen = ["\n".join(["tuning", *(f"  {one.line}" for one in board.tuned)])] if board.tuned else []
+    return "\n\n".join([*parts, *chosen, key, _progress(board)])
 
 
 _LEGEND = f"""\
@@ -72,6 +79,13 @@ _LEGEND = f"""\
   16 bit, costs are not and stay empty.
 - *ms/step* and *training* are this machine's own clock during the run, without evaluation; *memory* is the peak of the
   run's process (CPU) or of the allocator (CUDA); *state* counts the bytes an optimizer keeps between steps.\
+"""
+
+
+_LEGEND_TUNING = """\
+- *Tuning*: each value of a grid was run on a seed of its own, which is in no table, with the task's budget, in the
+  row's precision and at a constant schedule. Chosen is the best mean of the validation metric over the last epoch's
+  evaluations; a diverged run never is, and the test set has no say. Beyond an end of the grid a better value may lie.\
 """
 
 
