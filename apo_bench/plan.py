@@ -110,19 +110,20 @@ class Plan:
 
     @property
     def tuning(self) -> tuple[PlannedRun, ...]:
-        """The runs that try settings."""
-        return tuple(planned for search in self.searches for planned in search.runs)
+        """The runs that try settings, each once: grids may overlap."""
+        return tuple({planned.run.run_id: planned for search in self.searches for planned in search.runs}.values())
 
     @property
     def pending_tuning(self) -> tuple[PlannedRun, ...]:
         """Those that are still to be made before a setting is chosen."""
-        return tuple(
-            planned
+        pending = {
+            planned.run.run_id: planned
             for search in self.searches
             if not search.tuned.is_final
             for planned in search.runs
             if planned.reused is None
-        )
+        }
+        return tuple(pending.values())
 
     @property
     def pending_reported(self) -> tuple[PlannedRun, ...]:
@@ -239,7 +240,7 @@ def plan(
         return PlannedEntry(
             runs=tuple(by_id[run_id] for run_id in known),
             waiting=tuple(waiting(run) for run in map(resolved, own) if isinstance(run, Waiting)),
-            tuning=tuple(one for key in tried for one in searches[key].runs),
+            tuning=tuple({one.run.run_id: one for key in tried for one in searches[key].runs}.values()),
         )
 
     def waiting(run: Waiting) -> WaitingRun:

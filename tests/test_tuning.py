@@ -405,6 +405,20 @@ def test_the_tuning_seed_is_refused_among_the_seeds(tiny_shell: Shell) -> None:
     )
 
 
+def test_grids_that_overlap_share_the_runs_they_have_in_common(tiny_shell: Shell) -> None:
+    gridded = Gridded(tiny_shell, "sgdm", '{"lr": (1e-5, 0.03)}')
+    driver = tiny_shell.folder / "driver.py"
+    stepped = 'OptimizerEntry(optimizer="sgdm", grid=grid, schedule'
+    source = driver.read_text(encoding="utf-8")
+    assert stepped in source
+    driver.write_text(
+        source.replace(stepped, stepped.replace("grid=grid", 'grid={"lr": (0.03, 1.0)}')), encoding="utf-8"
+    )
+    output, _ = gridded("--plan")
+    assert "9 of 9 runs to be made" in output
+    assert "3 of them are tuning runs, for which 4 others wait" in output
+
+
 def test_a_plan_names_the_tuning_runs_what_waits_for_them_and_later_what_they_chose(tiny_shell: Shell) -> None:
     gridded = Gridded(tiny_shell, "sgdm", '{"lr": (1e-5, 0.03, 1.0)}')
     output, _ = gridded("--plan")
