@@ -51,6 +51,15 @@ class Display(Watcher):
     ) -> None:
         pass
 
+    def expect(self, expected: dict[str, float | None]) -> None:
+        """Learn anew which runs are still to be made: expected training seconds by run identity."""
+        self._expected = dict(expected)
+        self.runs = self.done + len(expected)
+
+    def say(self, message: str) -> None:
+        """Print a line between those of the runs."""
+        self._print(message)
+
     def event(self, run: RunSpec, event: record.Event) -> None:
         """Keep the newest point of the curve."""
         if isinstance(event, record.Evaluated):
@@ -134,6 +143,11 @@ class TerminalDisplay(Display):
         trace: TracebackType | None,
     ) -> None:
         self._bars.stop()
+
+    def expect(self, expected: dict[str, float | None]) -> None:
+        """Lengthen or shorten the bar of all runs."""
+        super().expect(expected)
+        self._bars.update(self._all, total=self.runs)
 
     def started(self, run: RunSpec) -> None:
         """Add a bar."""

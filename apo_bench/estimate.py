@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
+from apo_bench.grid import tuning_points
 from apo_bench.plan import Plan
 from apo_bench.spec import Budget, Precision
 
@@ -15,17 +16,18 @@ _NOTE = (
 
 @dataclasses.dataclass(frozen=True)
 class CellCost:
-    """A task, an optimizer and a precision, with all seeds.
+    """A task, an optimizer and a precision, with all seeds; or the runs that try settings there.
 
     Attributes:
         task: Registered name.
         optimizer: Registered name.
         precision: Number formats.
         epochs: Budget of a run.
-        runs: Seeds times the settings of the optimizer, finished runs included.
+        runs: Seeds times the settings of the optimizer, or the settings to be tried; finished runs included.
         steps: Optimizer steps of a run; `None` where the dataset does not state its size.
         flops_per_step: Floating-point operations of the network's passes over a batch; `None` where they are not known.
         data_missing: Whether the task's data cannot be had here.
+        tuning: Whether these are the runs that try settings.
     """
 
     task: str
@@ -36,6 +38,7 @@ class CellCost:
     steps: int | None
     flops_per_step: int | None
     data_missing: bool
+    tuning: bool = False
 
     @property
     def total_flops(self) -> int | None:
@@ -58,20 +61,25 @@ def cell_costs(plan: Plan) -> tuple[CellCost, ...]:
         task = plan.tasks[entry.task]
         sizes = task.dataset.sizes
         steps = Budget(epochs=entry.epochs).steps(max(1, sizes[0] // task.batch_size)) if sizes else None
-        settings = Counter(declared.optimizer for declared in plan.asked.competitors(entry))
+        competitors = plan.asked.competitors(entry)
+        settings = Counter(declared.optimizer for declared in competitors)
+        tried = tuning_points(entry, competitors)
         cells += [
             CellCost(
                 task=entry.task,
                 optimizer=optimizer,
                 precision=precision,
                 epochs=entry.epochs,
-                runs=count * len(entry.seeds),
+                runs=runs,
                 steps=steps,
                 flops_per_step=flops[entry.task],
                 data_missing=entry.task not in available,
+                tuning=tuning,
             )
             for precision in plan.asked.formats(entry)
             for optimizer, count in settings.items()
+            for runs, tuning in ((tried.get(optimizer, 0), True), (count * len(entry.seeds), False))
+            if runs
         ]
     return tuple(cells)
 
@@ -95,7 +103,7 @@ def cost_table(cells: Sequence[CellCost], tflops: float) -> str:
             quantity(cell.flops_per_step),
             quantity(cell.total_flops),
             _hours(cell.gpu_hours(tflops)),
-            "data missing" if cell.data_missing else "",
+            ", ".join(note for note, holds in (("tuning", cell.tuning), ("data missing", cell.data_missing)) if holds),
         ]
         for cell in cells
     ]

@@ -12,6 +12,7 @@ from apo_bench.record import Event, Outcome, RunRecord
 from apo_bench.report.markdown import leaderboard_markdown
 from apo_bench.spec import RunSpec
 from apo_bench.store import Store
+from apo_bench.tuning import tune
 
 _SECONDS = 2.0
 """Shortest time between two rewrites."""
@@ -24,18 +25,27 @@ class Publisher(Watcher):
         store: Where records are read and the leaderboard is written.
         plan: Whose runs it shows.
         probes: What steps cost, oldest first.
+
+    Attributes:
+        interrupted: Whether Ctrl-C came: nothing more is to be started.
     """
 
     def __init__(self, store: Store, plan: Plan, probes: Sequence[ProbeRecord] = ()) -> None:
         self.path = store.leaderboards / f"{plan.suite.name}-{plan.suite.scale}.md"
         self._store = store
-        self._plan = plan
         self._probes = probes
         self._display = Watcher()
-        self._records: dict[str, RunRecord] = {
-            planned.run.run_id: planned.reused for planned in plan.runs if planned.reused is not None
-        }
+        self._records: dict[str, RunRecord] = {}
         self._next = 0.0
+        self.interrupted = False
+        self.show(plan)
+
+    def show(self, plan: Plan) -> None:
+        """Show this plan from now on: the next one knows the settings that its predecessor's tuning runs chose."""
+        self._plan = plan
+        self._records |= {
+            planned.run.run_id: planned.reused for planned in (*plan.tuning, *plan.runs) if planned.reused is not None
+        }
 
     def follow(self, display: Watcher) -> None:
         """Pass events on to ``display``."""
@@ -48,6 +58,7 @@ class Publisher(Watcher):
             self._plan.suite.scale,
             self._records.values(),
             [planned.run for planned in self._plan.runs],
+            [tune(one.search, self._records, final=one.tuned.is_final) for one in self._plan.searches],
             self._probes,
         )
         write_durably(self.path, leaderboard_markdown(board).encode())
@@ -77,5 +88,6 @@ class Publisher(Watcher):
         self._display.elsewhere(runs)
 
     def draining(self, runs: int) -> None:
-        """Pass on."""
+        """Remember, and pass on."""
+        self.interrupted = True
         self._display.draining(runs)

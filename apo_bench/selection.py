@@ -61,7 +61,7 @@ def _restricted(declared: Sequence[OptimizerEntry], asked: Sequence[str]) -> tup
 
 
 def _set(settings: Sequence[str], entries: tuple[TaskEntry, ...]) -> tuple[TaskEntry, ...]:
-    """Apply ``optimizer.hyperparameter=value`` over whatever the suite declares, for all tasks."""
+    """Apply ``optimizer.hyperparameter=value`` over whatever the suite declares, grids included, for all tasks."""
     competing = list(dict.fromkeys(declared.optimizer for entry in entries for declared in entry.optimizers))
     wanted: dict[str, dict[str, Scalar]] = {}
     for setting in settings:
@@ -76,7 +76,13 @@ def _set(settings: Sequence[str], entries: tuple[TaskEntry, ...]) -> tuple[TaskE
             entry,
             optimizers=tuple(
                 msgspec.structs.replace(
-                    declared, overrides={**declared.overrides, **wanted.get(declared.optimizer, {})}
+                    declared,
+                    overrides={**declared.overrides, **wanted.get(declared.optimizer, {})},
+                    grid={
+                        field: values
+                        for field, values in declared.grid.items()
+                        if field not in wanted.get(declared.optimizer, {})
+                    },
                 )
                 for declared in entry.optimizers
             ),

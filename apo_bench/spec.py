@@ -18,6 +18,9 @@ from apo_bench.schedules import Constant, Schedule
 
 Scalar = bool | int | float | str | None
 
+TUNING_SEED = 100
+"""Where settings are tried, unless a suite says another seed; nothing is ever reported on it."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
 
@@ -118,11 +121,26 @@ class OptimizerEntry(Frozen, frozen=True):
         optimizer: Registered name.
         overrides: Hyperparameters that the suite sets for all tasks.
         schedule: Factor on the learning rate over the run.
+        grid: Values to try of further hyperparameters; the setting that validates best on the suite's tuning seed, at
+            a constant schedule, is the one whose runs are reported.
     """
 
     optimizer: str
     overrides: dict[str, Scalar] = {}
     schedule: Schedule = Constant()
+    grid: dict[str, tuple[Scalar, ...]] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse a grid without a choice.
+
+        Raises:
+            ValueError: Fewer than two values of a hyperparameter, or one that ``overrides`` sets too.
+        """
+        for name, values in self.grid.items():
+            if len(set(values)) < 2:  # noqa: PLR2004 - a choice is between two
+                raise ValueError(f"{self.optimizer}.{name}: a grid needs two values or more, not {values}")
+            if name in self.overrides:
+                raise ValueError(f"{self.optimizer}.{name} is set to {self.overrides[name]} and has a grid; drop one")
 
 
 class TaskEntry(Frozen, frozen=True):
@@ -146,7 +164,10 @@ class TaskEntry(Frozen, frozen=True):
 
 
 class Suite(Frozen, frozen=True):
-    """Which competitors meet on which tasks and in which precisions, at one scale."""
+    """Which competitors meet on which tasks and in which precisions, at one scale.
+
+    ``tuning_seed`` is where the grids of competitors are tried; no task may report on it.
+    """
 
     name: str
     scale: Scale
@@ -154,6 +175,19 @@ class Suite(Frozen, frozen=True):
     tasks: tuple[TaskEntry, ...]
     optimizers: tuple[OptimizerEntry, ...]
     precisions: tuple[Precision, ...]
+    tuning_seed: int = TUNING_SEED
+
+    def __post_init__(self) -> None:
+        """Refuse to report where settings are chosen.
+
+        Raises:
+            UsageError: The tuning seed is among the seeds of a task.
+        """
+        if any(self.tuning_seed in entry.seeds for entry in self.tasks):
+            raise UsageError(
+                f"seed {self.tuning_seed} is the tuning seed of suite {self.name!r}, on which settings are chosen and "
+                "nothing is reported; leave it out of --seeds"
+            )
 
     def competitors(self, entry: TaskEntry) -> tuple[OptimizerEntry, ...]:
         """Who meets on one of the tasks."""

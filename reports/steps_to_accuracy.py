@@ -20,10 +20,11 @@ from typing import Any
 
 import pandas as pd
 import tuning
-from tuning import TARGET, TUNING_SEED, Job, Result, by_accuracy, by_steps, run, trials
+from tuning import TARGET, Job, Result, by_accuracy, by_steps, run, trials
 
 from apo_bench.evidence.intervals import mean_interval
 from apo_bench.registry import optimizers
+from apo_bench.spec import TUNING_SEED
 
 FOLDER = Path(__file__).parent / "steps-to-accuracy"
 TASK = "fashion-mnist-20k.lenet"

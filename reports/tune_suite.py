@@ -12,9 +12,9 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from tuning import TUNING_SEED, WEIGHT_DECAY, Job, best, run, trials
+from tuning import WEIGHT_DECAY, Job, best, run, trials
 
-from apo_bench.spec import Scale, Suite
+from apo_bench.spec import TUNING_SEED, Scale, Suite
 from apo_bench.suites import suite
 from apo_bench.suites.lr_adaptation import GRID
 

@@ -14,9 +14,9 @@ from shell import Shell
 
 from apo_bench.cli import COMMANDS
 from apo_bench.registry import optimizers
-from apo_bench.spec import Scale, resolve_hyperparameters
+from apo_bench.spec import TUNING_SEED, Scale, resolve_hyperparameters
 from apo_bench.suites import suite
-from apo_bench.suites.lr_adaptation import BEST, GRID, TUNING_SEED
+from apo_bench.suites.lr_adaptation import BEST, GRID
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -143,8 +143,9 @@ def test_the_best_fixed_rates_are_those_of_the_grid() -> None:
     trials = pd.read_csv(ROOT / "reports" / "lr-adaptation-local" / "tuning.csv")
     assert set(trials["seed"]) == {TUNING_SEED}
     assert TUNING_SEED not in {seed for entry in suite("lr-adaptation", Scale.LOCAL).tasks for seed in entry.seeds}
+    assert set(BEST) == {entry.task for entry in suite("lr-adaptation", Scale.LOCAL).tasks} == set(trials["task"])
     for task, rates in BEST.items():
-        assert rates
+        assert set(rates) == set(trials[trials["task"] == task]["optimizer"])
         for optimizer, rate in rates.items():
             assert _best(trials, task, optimizer, maximize=True)["lr"] == rate
             assert rate not in {GRID[optimizer][0], GRID[optimizer][-1]}

@@ -7,7 +7,7 @@ import torch
 from shell import Shell
 from test_trainer import run_spec
 
-from apo_bench.grid import unroll
+from apo_bench.grid import Waiting, unroll
 from apo_bench.record import Direction
 from apo_bench.registry import optimizers, tasks
 from apo_bench.spec import Budget, Device, OptimizerSpec, RunSpec, Scalar, Scale, resolve_hyperparameters
@@ -76,7 +76,7 @@ def test_everything_runs_at_smoke(shell: Shell) -> None:
     assert "failed" not in done.stdout
 
 
-def _runs_of_all() -> tuple[RunSpec, ...]:
+def _runs_of_all() -> tuple[RunSpec | Waiting, ...]:
     chosen = suite("all", Scale.SMOKE)
     competitors = {entry.optimizer: optimizers()[entry.optimizer].load() for entry in chosen.all_competitors()}
     return unroll(chosen, competitors, Device.CPU)

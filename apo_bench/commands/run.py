@@ -9,22 +9,25 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from apo_bench.commands.common import add_json, add_store, warn_of_damage
 from apo_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from apo_bench.plan import Plan
-    from apo_bench.probe_record import ProbeRecord
-    from apo_bench.spec import Device, OptimizerEntry
+    from apo_bench.estimate import CellCost
+    from apo_bench.executors.job import Job
+    from apo_bench.plan import Plan, PlannedEntry, PlannedRun, PlannedSearch
+    from apo_bench.publish import Publisher
+    from apo_bench.spec import Device, OptimizerEntry, RunSpec, TaskEntry
     from apo_bench.store import Store
 
 HELP = "run a suite; re-issue the command to continue where it stopped"
 DESCRIPTION = (
-    "Run a suite and keep its leaderboard up to date. Finished runs are reused; Ctrl-C lets the runs in flight finish, "
-    "twice stops at once, and the same command continues."
+    "Run a suite and keep its leaderboard up to date. Where an optimizer has a grid, its values are tried first, on a "
+    "seed of their own, and the best by validation is run. Finished runs are reused; Ctrl-C lets the runs in flight "
+    "finish, twice stops at once, and the same command continues."
 )
 _CONSENT_SECONDS = 3600.0
 _WANDB_SECONDS = 60.0
@@ -43,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set",
         action="append",
         metavar="NAME.FIELD=VALUE",
-        help="set a hyperparameter, for example sgdm.lr=0.1; may be given several times",
+        help="set a hyperparameter, for example sgdm.lr=0.1, in place of its grid if it has one; may be repeated",
     )
     parser.add_argument("--epochs", type=float, metavar="N", help="this budget on every task")
     parser.add_argument("--seeds", metavar="0,1,4-6", help="these seeds on every task")
@@ -100,8 +103,12 @@ def call(options: argparse.Namespace) -> int:
         suite = select(options, Scale.PAPER)
 
     from apo_bench.plan import plan
+    from apo_bench.publish import Publisher
 
-    planned = plan(suite, device, tasks(), optimizers(), scan, compile=options.compile)
+    def look(scan: Scan, *, after_tuning: bool) -> "Plan":
+        return plan(suite, device, tasks(), optimizers(), scan, compile=options.compile, after_tuning=after_tuning)
+
+    planned = look(scan, after_tuning=False)
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.workers)
     if options.json:
         _print_json(planned, options)
@@ -111,46 +118,30 @@ def call(options: argparse.Namespace) -> int:
             _print_costs(planned, options)
     for line in planned.unavailable:
         print(f"apo-bench: {line}", file=sys.stderr)
+    _warn_of_ends(planned.searches)
     if store is None:
         return 0
     _refuse_beside_a_probe(store, device)
     _ask(planned, options)
-    return _execute(planned, store, options, threads, scan.probes)
+    publisher = Publisher(store, planned, scan.probes)
+    return _execute(planned, store, options, threads, publisher, lambda: look(store.scan(), after_tuning=True))
 
 
 def _execute(
-    plan: "Plan", store: "Store", options: argparse.Namespace, threads: int, probes: "Sequence[ProbeRecord]"
+    plan: "Plan",
+    store: "Store",
+    options: argparse.Namespace,
+    threads: int,
+    publisher: "Publisher",
+    after_tuning: "Callable[[], Plan]",
 ) -> int:
-    from apo_bench.display import display
-    from apo_bench.executors.job import Job
-    from apo_bench.executors.local import execute
-    from apo_bench.publish import Publisher
-    from apo_bench.record import Intent
+    """Run what is pending, publish, and return the exit status; ``after_tuning`` plans anew, with settings chosen."""
     from apo_bench.report.markdown import leaderboard_text
 
     store.remove_orphans()
-    jobs = [
-        Job(
-            intent=Intent(
-                spec=pending.run,
-                suite=plan.suite.name,
-                scale=plan.suite.scale,
-                fingerprint=pending.fingerprint,
-            ),
-            store=str(store.path),
-            threads=threads,
-            checkpoint_seconds=options.checkpoint_every,
-            co_scheduled=min(options.workers, len(plan.pending)) - 1,
-        )
-        for pending in plan.pending
-    ]
-    publisher = Publisher(store, plan, probes)
-    expected = {pending.run.run_id: pending.expected_seconds for pending in plan.pending}
     complete = True
-    if jobs:
-        with _following(options), display(len(jobs), expected, to_stderr=options.json) as shown:
-            publisher.follow(shown)
-            complete = execute(jobs, store, workers=options.workers, watcher=publisher)
+    if plan.pending:
+        plan, complete = _make(plan, store, options, threads, publisher, after_tuning)
     board = publisher.publish()
     if not options.json:
         print(f"\n{leaderboard_text(board)}\nleaderboard: {publisher.path}")
@@ -164,8 +155,91 @@ def _execute(
             "the same command tries them again",
             file=sys.stderr,
         )
-        return 1
-    return 1 if plan.unavailable else 0
+    for line in _without_setting(plan):
+        print(f"apo-bench: {line}", file=sys.stderr)
+    return 1 if board.failures or plan.dropped or plan.unavailable else 0
+
+
+def _make(
+    plan: "Plan",
+    store: "Store",
+    options: argparse.Namespace,
+    threads: int,
+    publisher: "Publisher",
+    after_tuning: "Callable[[], Plan]",
+) -> "tuple[Plan, bool]":
+    """Make the tuning runs, then the reported ones at the settings that they chose.
+
+    Returns:
+        The plan with these settings, and whether everything was run; False where Ctrl-C left some.
+    """
+    from apo_bench.display import display
+    from apo_bench.executors.local import execute
+
+    def make(pending: "Sequence[PlannedRun]") -> bool:
+        jobs = [_job(one, plan, store, threads, options) for one in pending]
+        return execute(jobs, store, workers=options.workers, watcher=publisher)
+
+    with _following(options), display(plan.pending_count, _expected(plan), to_stderr=options.json) as shown:
+        publisher.follow(shown)
+        if plan.pending_tuning:
+            waited_for = [one.search.key for one in plan.searches if not one.tuned.is_final]
+            if not make(plan.pending_tuning) or publisher.interrupted:  # the last tuning runs may have been let finish
+                return plan, False
+            plan = after_tuning()
+            publisher.show(plan)
+            shown.expect(_expected(plan))
+            new = [one for one in plan.searches if one.search.key in waited_for]
+            for one in new:
+                shown.say(one.tuned.line)
+            _warn_of_ends(new)
+        return plan, make(plan.pending_reported)
+
+
+def _job(pending: "PlannedRun", plan: "Plan", store: "Store", threads: int, options: argparse.Namespace) -> "Job":
+    from apo_bench.executors.job import Job
+    from apo_bench.record import Intent
+
+    return Job(
+        intent=Intent(
+            spec=pending.run,
+            suite=plan.suite.name,
+            scale=plan.suite.scale,
+            fingerprint=pending.fingerprint,
+        ),
+        store=str(store.path),
+        threads=threads,
+        checkpoint_seconds=options.checkpoint_every,
+        co_scheduled=min(options.workers, plan.pending_count) - 1,
+    )
+
+
+def _expected(plan: "Plan") -> dict[str, float | None]:
+    """Expected seconds of all runs still to be made; those that wait have no identity yet, and a number instead."""
+    known = {pending.run.run_id: pending.expected_seconds for pending in plan.pending}
+    return known | {f"waiting {place}": waiting.expected_seconds for place, waiting in enumerate(plan.waiting)}
+
+
+def _warn_of_ends(searches: "Iterable[PlannedSearch]") -> None:
+    """One line for each choice at an end of its grid."""
+    for one in searches:
+        if one.tuned.ends:
+            name = f"{one.search.points[0].optimizer.name}.{one.tuned.ends[0]}"
+            print(
+                f"apo-bench: {one.tuned.line}: a better may lie beyond; widen the grid, or give --set {name}=VALUE",
+                file=sys.stderr,
+            )
+
+
+def _without_setting(plan: "Plan") -> list[str]:
+    """One line for each grid of which no point came to anything."""
+    lines = []
+    for one in plan.searches:
+        dropped = sum(run.run.search.key == one.search.key for run in plan.dropped)
+        if dropped:
+            name = f"{one.search.points[0].optimizer.name}.{next(iter(one.search.grid))}"
+            lines.append(f"{one.tuned.line}; its reported runs ({dropped}) are not made, give --set {name}=VALUE")
+    return lines
 
 
 @contextlib.contextmanager
@@ -250,26 +324,37 @@ def _ask(plan: "Plan", options: argparse.Namespace) -> None:
 
 
 def _print_json(plan: "Plan", options: argparse.Namespace) -> None:
+    """Print the plan; a run whose setting is not chosen has no ``run_id``, and names the runs that it waits for."""
     from apo_bench.estimate import cell_costs
 
     costs = cell_costs(plan)
     by_name = {(cost.task, cost.epochs): cost for cost in costs}
-    runs = [
-        {
+
+    def described(planned: "PlannedRun") -> dict[str, Any]:
+        return {
             "run_id": planned.run.run_id,
-            "task": planned.run.task,
-            "optimizer": planned.run.optimizer.name,
-            "precision": str(planned.run.precision),
-            "seed": planned.run.seed,
-            "epochs": planned.run.budget.epochs,
+            **_described(planned.run, by_name),
             "done": planned.reused is not None,
             "changed": list(planned.changed),
             "expected_seconds": planned.expected_seconds,
-            "flops_per_step": by_name[planned.run.task, planned.run.budget.epochs].flops_per_step,
-            "total_flops": by_name[planned.run.task, planned.run.budget.epochs].total_flops,
+            "waits_for": [],
         }
-        for planned in plan.runs
-    ]
+
+    waiting = []
+    for one in (*plan.waiting, *plan.dropped):
+        run = _described(one.run.first, by_name)
+        for name in one.run.search.grid:
+            del run["hyperparameters"][name]
+        waiting.append(
+            {
+                "run_id": None,
+                **run,
+                "done": False,
+                "changed": [],
+                "expected_seconds": one.expected_seconds,
+                "waits_for": list(one.run.search.key),
+            }
+        )
     cells = [
         {
             **dataclasses.asdict(cost),
@@ -278,13 +363,40 @@ def _print_json(plan: "Plan", options: argparse.Namespace) -> None:
         }
         for cost in costs
     ]
+    tuning = [
+        {
+            "grid": search.search.grid,
+            "chosen": search.search.setting(search.tuned.chosen) if search.tuned.chosen else None,
+            "at_end_of_grid": list(search.tuned.ends),
+            "validation": search.tuned.validation,
+            "diverged": search.tuned.diverged,
+            "failed": search.tuned.failed,
+            "runs": [described(planned) for planned in search.runs],
+        }
+        for search in plan.searches
+    ]
     printed = {
-        "runs": runs,
+        "tuning": tuning,
+        "runs": [*map(described, plan.runs), *waiting],
         "cells": cells,
         "assumed_gpu_tflops": options.gpu_tflops,
         "unavailable": list(plan.unavailable),
     }
     print(json.dumps(printed, indent=2), flush=True)
+
+
+def _described(run: "RunSpec", costs: "Mapping[tuple[str, float], CellCost]") -> dict[str, Any]:
+    cost = costs[run.task, run.budget.epochs]
+    return {
+        "task": run.task,
+        "optimizer": run.optimizer.name,
+        "hyperparameters": dict(run.optimizer.hyperparameters),
+        "precision": str(run.precision),
+        "seed": run.seed,
+        "epochs": run.budget.epochs,
+        "flops_per_step": cost.flops_per_step,
+        "total_flops": cost.total_flops,
+    }
 
 
 def _print_costs(plan: "Plan", options: argparse.Namespace) -> None:
@@ -303,40 +415,65 @@ def _print_plan(plan: "Plan", device: "Device", options: argparse.Namespace, thr
         f"suite {suite.name}, scale {suite.scale}, on {device}, {options.workers} x {threads} threads, "
         f"store {options.store}\n"
     )
-    rows = []
+    rows: list[list[str]] = []
     available = {entry.task for entry in suite.tasks}
     by_entry = iter(plan.by_entry)
     for entry in plan.asked.tasks:
-        described = [
-            entry.task,
-            " ".join(_competitors(plan.asked.competitors(entry))),
-            " ".join(plan.asked.formats(entry)),
-            f"{entry.epochs:g}",
-            ",".join(map(str, entry.seeds)),
-        ]
-        if entry.task not in available:
-            settings = len(plan.asked.competitors(entry)) * len(plan.asked.formats(entry))
-            rows.append([*described, str(settings * len(entry.seeds)), "–", "data missing"])
-            continue
-        runs = next(by_entry)
-        times = [planned.expected_seconds for planned in runs if planned.reused is None]
-        known = [seconds for seconds in times if seconds is not None]
-        rows.append(
-            [
-                *described,
-                str(len(runs)),
-                str(sum(planned.reused is not None for planned in runs)),
-                duration(sum(known) / options.workers) if len(known) == len(times) else "?",
-            ]
-        )
+        rows += _rows(entry, next(by_entry) if entry.task in available else None, plan, options)
     headers = ["task", "optimizers", "precisions", "epochs", "seeds", "runs", "done", "expected"]
     print(tabulate(rows, headers=headers, disable_numparse=True, colalign=["left"] * 3 + ["right"] * 5))
-    total = plan.expected_seconds
-    time = f"about {duration(total / options.workers)} of training" if total is not None else "unknown time"
-    print(f"\n{len(plan.pending)} of {len(plan.runs)} runs to be made: {time}")
+    seconds = plan.expected_seconds
+    time = f"about {duration(seconds / options.workers)} of training" if seconds is not None else "unknown time"
+    print(f"\n{plan.pending_count} of {plan.count} runs to be made: {time}")
+    if plan.waiting:
+        print(f"{len(plan.pending_tuning)} of them are tuning runs, for which {len(plan.waiting)} others wait")
+    for one in plan.searches:
+        print(f"tuning {one.tuned.line}")
     for name, parts in _changes(plan).items():
         print(f"running {name} anew, for these changed: {', '.join(parts)}")
     sys.stdout.flush()
+
+
+def _rows(
+    entry: "TaskEntry", planned: "PlannedEntry | None", plan: "Plan", options: argparse.Namespace
+) -> Iterator[list[str]]:
+    """A row for a task's tuning runs, where it has any, and one for its reported runs; `None` has no data."""
+    from apo_bench.grid import tuning_points
+
+    competitors, formats = plan.asked.competitors(entry), plan.asked.formats(entry)
+    tried = tuning_points(entry, competitors)
+    if tried:
+        names = " ".join(f"{name} ({count} points)" for name, count in tried.items())
+        described = [entry.task, names, " ".join(formats), f"{entry.epochs:g}", f"{plan.asked.tuning_seed} (tuning)"]
+        if planned is None:
+            yield [*described, str(sum(tried.values()) * len(formats)), "–", "data missing"]
+        else:
+            left = [one.expected_seconds for one in planned.tuning if one.reused is None]
+            done = len(planned.tuning) - len(left)
+            yield [*described, str(len(planned.tuning)), str(done), _time(left, options)]
+    described = [
+        entry.task,
+        " ".join(_competitors(competitors)),
+        " ".join(formats),
+        f"{entry.epochs:g}",
+        ",".join(map(str, entry.seeds)),
+    ]
+    if planned is None:
+        yield [*described, str(len(competitors) * len(formats) * len(entry.seeds)), "–", "data missing"]
+        return
+    left = [one.expected_seconds for one in planned.runs if one.reused is None]
+    done = len(planned.runs) - len(left)
+    count = len(planned.runs) + len(planned.waiting)
+    left += [one.expected_seconds for one in planned.waiting]
+    yield [*described, str(count), str(done), _time(left, options)]
+
+
+def _time(seconds: Sequence[float | None], options: argparse.Namespace) -> str:
+    from apo_bench.display import duration
+    from apo_bench.plan import total
+
+    summed = total(seconds)
+    return "?" if summed is None else duration(summed / options.workers)
 
 
 def _competitors(declared: "Sequence[OptimizerEntry]") -> list[str]:

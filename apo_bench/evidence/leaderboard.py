@@ -2,7 +2,8 @@
 
 A cell is a task, a competitor with its hyperparameters, a precision and a budget; its runs differ in the seed. A
 cell with a diverged run has no mean: an average over the survivors would flatter it. Runs that failed for the machine's
-reasons (crash, memory, interruption) are counted apart and never as a loss.
+reasons (crash, memory, interruption) are counted apart and never as a loss. Runs on the tuning seed are in no cell;
+what they chose is said beside the tables.
 """
 
 import dataclasses
@@ -16,6 +17,8 @@ from apo_bench.evidence.reported import reported_value
 from apo_bench.probe_record import ProbeRecord
 from apo_bench.record import Direction, Diverged, PrecisionBackend, Reached, RunRecord, TaskFacts
 from apo_bench.spec import Device, Precision, RunSpec, Scalar, Scale
+from apo_bench.suites import tuning_seed
+from apo_bench.tuning import Tuned, searches_of, tune
 
 REFERENCE = "sgdm"
 """Every competitor is compared with it, in the same precision, paired by seed."""
@@ -113,8 +116,9 @@ class Leaderboard:
         scale: Scale.
         sections: One a task.
         machines: Distinct machines and versions the records come from.
-        failures: Runs without a result: title and message.
+        failures: Runs without a result, tuning runs included: title and message.
         diverged: Diverged runs: title, and at which step what stopped being finite and where that began.
+        tuned: What the grid searches chose.
     """
 
     suite: str
@@ -123,6 +127,7 @@ class Leaderboard:
     machines: tuple[str, ...]
     failures: tuple[tuple[str, str], ...]
     diverged: tuple[tuple[str, str], ...] = ()
+    tuned: tuple[Tuned, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +167,7 @@ def leaderboard(
     scale: Scale,
     records: Iterable[RunRecord],
     planned: Sequence[RunSpec] | None = None,
+    tuned: Sequence[Tuned] = (),
     probes: Iterable[ProbeRecord] = (),
 ) -> Leaderboard:
     """Build the leaderboard of a suite.
@@ -172,13 +178,21 @@ def leaderboard(
         records: The newest record of each run (`apo_bench.store.Scan.newest`).
         planned: With it the leaderboard holds these runs alone, and says how many are still to come; otherwise it
             holds all records made under this suite and scale.
+        tuned: The plan's grid searches. Without a plan they are found among the records on the tuning seed.
         probes: What steps cost, oldest first.
     """
     steps = Probes(probes)
-    kept = list(records)
+    kept, tries = list(records), []
     if planned is None:
         kept = [record for record in kept if record.suite == suite and record.scale == scale]
+        seed = tuning_seed(suite, scale)
+        tries = [record for record in kept if record.spec.seed == seed]
+        kept = [record for record in kept if record.spec.seed != seed]
+        by_id = {record.run_id: record for record in tries}
+        tuned = [tune(search, by_id) for search in searches_of(tries)]
     else:
+        tried = {run_id for one in tuned for run_id in one.search.key}
+        tries = [record for record in kept if record.run_id in tried]
         wanted = {run.run_id for run in planned}
         kept = [record for record in kept if record.run_id in wanted]
     by_cell: dict[_Cell, list[RunRecord]] = defaultdict(list)
@@ -205,7 +219,7 @@ def leaderboard(
     machines = dict.fromkeys(_machine(record) for record in kept if record.environment)
     failures = [
         (record.spec.title, getattr(record.outcome, "message", "interrupted"))
-        for record in kept
+        for record in (*tries, *kept)
         if not record.is_result
     ]
     diverged = [
@@ -213,7 +227,7 @@ def leaderboard(
         for record in kept
         if isinstance(record.outcome, Diverged)
     ]
-    return Leaderboard(suite, scale, tuple(sections), tuple(machines), tuple(failures), tuple(diverged))
+    return Leaderboard(suite, scale, tuple(sections), tuple(machines), tuple(failures), tuple(diverged), tuple(tuned))
 
 
 def _section(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from apo_bench.evidence.leaderboard import competitor_names
 from apo_bench.record import CurvePoint, Direction, Diverged, RunRecord
 from apo_bench.spec import Device, Precision, Scale, check_name
+from apo_bench.suites import tuning_seed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,14 +66,17 @@ def drawings(suite: str, scale: Scale, records: Sequence[RunRecord]) -> Iterator
     Args:
         suite: Its name.
         scale: Its scale.
-        records: The newest record of each run; those of other suites and scales are left out.
+        records: The newest record of each run; those of other suites and scales, and tuning runs, are left out.
 
     Raises:
         UsageError: A suite or task name in a record is not fit for a file name.
     """
     groups: dict[tuple[str, Device, float], list[RunRecord]] = defaultdict(list)
+    tuning = tuning_seed(suite, scale)
     for record in records:
-        if (record.suite, record.scale) == (suite, scale) and record.is_result and record.curve:
+        if (record.suite, record.scale) != (suite, scale) or record.spec.seed == tuning:
+            continue
+        if record.is_result and record.curve:
             groups[record.spec.task, record.spec.device, record.spec.budget.epochs].append(record)
     devices = {device for _, device, _ in groups}
     budgets = Counter((task, device) for task, device, _ in groups)

@@ -30,6 +30,8 @@ def leaderboard_markdown(board: Leaderboard) -> str:
             _table(section, _columns(section), "pipe"),
             "",
         ]
+    if board.tuned:
+        lines += ["## Tuning", "", *(f"- {_text(one.line)}" for one in board.tuned), ""]
     if board.diverged:
         lines += ["## Diverged runs", ""]
         lines += [f"- {_text(title)}: {_text(message)}" for title, message in board.diverged]
@@ -46,6 +48,7 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         (_LEGEND, True),
         (_LEGEND_PROBE, any(row.step for row in rows)),
         (_LEGEND_TARGET, any(row.reached for row in rows)),
+        (_LEGEND_TUNING, bool(board.tuned)),
         (_LEGEND_REPORTED, any(map(_has_reported, board.sections))),
     ]
     legend = "\n".join(text.rstrip("\n") for text, shown in parts if shown)
@@ -67,7 +70,8 @@ def leaderboard_text(board: Leaderboard) -> str:
     key = (
         "± is a 95 % interval over the n seeds; * marks a paired difference whose simultaneous 95 % interval excludes 0"
     )
-    return "\n\n".join([*parts, key, _progress(board)])
+    chosen = ["\n".join(["tuning", *(f"  {one.line}" for one in board.tuned)])] if board.tuned else []
+    return "\n\n".join([*parts, *chosen, key, _progress(board)])
 
 
 _LEGEND = f"""\
@@ -98,6 +102,13 @@ _LEGEND_PROBE = f"""\
 _LEGEND_TARGET = """\
 - *to target*: steps until the validation metric first reached the task's target, a median over the seeds where all
   reached it, and that number times the probed step; without a probe, by the runs' own clock.\
+"""
+
+
+_LEGEND_TUNING = """\
+- *Tuning*: each value of a grid was run on a seed of its own, which is in no table, with the task's budget, in the
+  row's precision and at a constant schedule. Chosen is the best mean of the validation metric over the last epoch's
+  evaluations; a diverged run never is, and the test set has no say. Beyond an end of the grid a better value may lie.\
 """
 
 

@@ -1,14 +1,15 @@
 """Suites: each a function from a scale to a frozen value; a variant replaces fields of another.
 
 One file an experiment, or a family of them. At scale ``local`` searched hyperparameters are those that tuning chose on
-validation data, with as many trials for every competitor of a task; at scale ``paper`` nothing has been tuned yet, and
-what stands there is usual, or recalled from the paper and not verified. Each file says which.
+validation data, with as many trials for every competitor of a task. At scale ``paper`` nothing has been tuned yet: what
+stands there is usual, or recalled from the paper and not verified, or a grid that the command itself runs first. Each
+file says which.
 """
 
 from collections.abc import Callable
 
 from apo_bench.errors import UsageError, did_you_mean
-from apo_bench.spec import Scale, Suite
+from apo_bench.spec import TUNING_SEED, Scale, Suite
 from apo_bench.suites.ablations import ablations
 from apo_bench.suites.classification import classification
 from apo_bench.suites.everything import everything
@@ -39,3 +40,8 @@ def suite(name: str, scale: Scale) -> Suite:
     if name not in SUITES:
         raise UsageError(f"unknown suite {name!r}{did_you_mean(name, SUITES)}")
     return SUITES[name](scale)
+
+
+def tuning_seed(name: str, scale: Scale) -> int:
+    """The seed on which a suite tries settings; the usual one of a suite that this version does not have."""
+    return SUITES[name](scale).tuning_seed if name in SUITES else TUNING_SEED

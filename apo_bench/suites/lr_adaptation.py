@@ -2,15 +2,18 @@
 
 The best fixed rate is the one of `GRID` with the best validation metric on the tuning seed; step decay starts from it
 too, and APO-LR from the initial rate recalled from the paper [R]: 0.1 for SGD and SGDm, 3e-4 for RMSprop and Adam. At
-scale ``local`` the grid has been run for LeNet (``reports/lr-adaptation-local/tuning.csv``), and not for the MLP. Nor
-has it at scale ``paper``: there the grid itself is part of the suite, on the tuning seed, and the rates of the
-reporting seeds are the usual ones until ``--set`` says better.
+scale ``paper`` the command runs the grid first and takes the best. At scale ``local`` the grid has been run, and its
+choice stands in `BEST` (``reports/lr-adaptation-local/tuning.csv``). Scale ``smoke`` has these rates too, but one
+optimizer tries two, as a check of the machinery.
 """
+
+from collections.abc import Mapping
+
+import msgspec
 
 from apo_bench.schedules import Step
 from apo_bench.spec import OptimizerEntry, Precision, Scalar, Scale, Suite, TaskEntry
 
-TUNING_SEED = 100
 GRID: dict[str, tuple[float, ...]] = {
     "sgd": (0.01, 0.03, 0.1, 0.3, 1.0),
     "sgdm": (0.003, 0.01, 0.03, 0.1, 0.3),
@@ -18,50 +21,45 @@ GRID: dict[str, tuple[float, ...]] = {
     "adam": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
 }
 """Fixed rates that are tried: half a decade apart."""
-_USUAL = {"sgd": 0.1, "sgdm": 0.03, "rmsprop": 3e-4, "adam": 1e-3}
 BEST: dict[str, dict[str, float]] = {
     "fashion-mnist-20k.lenet": {"sgd": 0.3, "sgdm": 0.03, "rmsprop": 1e-3, "adam": 3e-3},
+    "fashion-mnist-20k.mlp-1000": {"sgdm": 0.03, "rmsprop": 3e-4},
 }
 """What tuning chose, by task and base optimizer."""
+_SMOKE_GRID = {"sgdm": (0.03, 0.1)}
 _WEIGHT_DECAY: dict[str, Scalar] = {"weight_decay": 5e-4}
 _ALL = ("sgd", "sgdm", "rmsprop", "adam")
 _TWO = ("sgdm", "rmsprop")
 
 
-def _against_apo(task: str, bases: tuple[str, ...], *, decay: bool, fixed: dict[str, Scalar]) -> list[OptimizerEntry]:
-    best = {**_USUAL, **BEST.get(task, {})}
+def _against_apo(
+    task: str, bases: tuple[str, ...], *, decay: bool, fixed: dict[str, Scalar], grid: Mapping[str, tuple[float, ...]]
+) -> tuple[OptimizerEntry, ...]:
+    """Base optimizers at the best rate of their grid, at the one in `BEST` where they have none, and under APO-LR."""
     entries = []
     for base in bases:
-        rate = {**fixed, "lr": best[base]}
-        entries.append(OptimizerEntry(optimizer=base, overrides=rate))
+        best = (
+            OptimizerEntry(optimizer=base, overrides=fixed, grid={"lr": grid[base]})
+            if base in grid
+            else OptimizerEntry(optimizer=base, overrides={**fixed, "lr": BEST[task][base]})
+        )
+        entries.append(best)
         if decay:
-            entries.append(OptimizerEntry(optimizer=base, overrides=rate, schedule=Step()))
+            entries.append(msgspec.structs.replace(best, schedule=Step()))
         entries.append(OptimizerEntry(optimizer=f"apo-lr-{base}", overrides=fixed))
-    return entries
+    return tuple(entries)
 
 
-def grid(bases: tuple[str, ...], fixed: dict[str, Scalar]) -> tuple[OptimizerEntry, ...]:
-    """Every fixed rate that is tried."""
-    return tuple(
-        OptimizerEntry(optimizer=base, overrides={**fixed, "lr": rate}) for base in bases for rate in GRID[base]
-    )
-
-
-def _e7(task: str, epochs: float, seeds: tuple[int, ...]) -> TaskEntry:
+def _e7(task: str, epochs: float, seeds: tuple[int, ...], grid: Mapping[str, tuple[float, ...]]) -> TaskEntry:
     """A multilayer perceptron: fixed rate against APO-LR, by the training loss; so without weight decay."""
-    return TaskEntry(
-        task=task, epochs=epochs, seeds=seeds, optimizers=tuple(_against_apo(task, _TWO, decay=False, fixed={}))
-    )
+    competitors = _against_apo(task, _TWO, decay=False, fixed={}, grid=grid)
+    return TaskEntry(task=task, epochs=epochs, seeds=seeds, optimizers=competitors)
 
 
-def _e8(task: str, epochs: float, seeds: tuple[int, ...], bases: tuple[str, ...] = _ALL) -> TaskEntry:
+def _e8(task: str, epochs: float, seeds: tuple[int, ...], grid: Mapping[str, tuple[float, ...]]) -> TaskEntry:
     """An image classifier: fixed rate, step decay and APO-LR, by the test accuracy."""
-    return TaskEntry(
-        task=task,
-        epochs=epochs,
-        seeds=seeds,
-        optimizers=tuple(_against_apo(task, bases, decay=True, fixed=_WEIGHT_DECAY)),
-    )
+    competitors = _against_apo(task, _ALL, decay=True, fixed=_WEIGHT_DECAY, grid=grid)
+    return TaskEntry(task=task, epochs=epochs, seeds=seeds, optimizers=competitors)
 
 
 def lr_adaptation(scale: Scale) -> Suite:
@@ -70,19 +68,12 @@ def lr_adaptation(scale: Scale) -> Suite:
     seeds = (0, 1, 2)
     match scale:
         case Scale.SMOKE:
-            tasks = [_e7(mlp, 0.25, (0,)), _e8(lenet, 0.5, (0,))]
+            tasks = [_e7(mlp, 0.25, (0,), _SMOKE_GRID), _e8(lenet, 0.5, (0,), {})]
         case Scale.LOCAL:
-            tasks = [_e7(mlp, 10, (0,)), _e8(lenet, 15, seeds)]
+            tasks = [_e7(mlp, 10, (0,), {}), _e8(lenet, 15, seeds, {})]
         case Scale.PAPER:
             networks = ("cifar10.resnet32", "cifar10.resnet34", "cifar10.wrn-28-10", "cifar100.wrn-28-10")
-            tasks = [_e7("mnist.mlp-1000", 100, seeds), *(_e8(task, 200, seeds) for task in networks)]
-            tasks += [
-                TaskEntry(task="mnist.mlp-1000", epochs=100, seeds=(TUNING_SEED,), optimizers=grid(_TWO, {})),
-                *(
-                    TaskEntry(task=task, epochs=200, seeds=(TUNING_SEED,), optimizers=grid(_ALL, _WEIGHT_DECAY))
-                    for task in networks
-                ),
-            ]
+            tasks = [_e7("mnist.mlp-1000", 100, seeds, GRID), *(_e8(task, 200, seeds, GRID) for task in networks)]
     return Suite(
         name="lr-adaptation",
         scale=scale,

@@ -2,7 +2,9 @@
 
 The paper compares SGDm, Adam and APO-P. Its model is recalled [R]: six and six layers, width 512. So are 3,000 steps of
 Adam before APO-P's own begin; here APO-P has no such phase. Nothing is tuned at any scale: SGDm and APO-P have their
-declared defaults, chosen on another network, and Adam a usual rate.
+declared defaults, chosen on another network, and Adam a usual rate, at ``local`` the one with which the budget was
+measured: Adam at 2e-3 came to a validation BLEU of 15.7, 21.9, 26.3, 29.0, 29.5 and 30.0 after 2, 4, ... 12 epochs, and
+to a test BLEU of 30.8. The others have not been run.
 """
 
 from apo_bench.schedules import Constant, Cosine
@@ -15,12 +17,14 @@ def translation(scale: Scale) -> Suite:
     """Machine translation: a Transformer, judged by BLEU."""
     local = "libreoffice-de-en.transformer-small"
     precisions: tuple[Precision, ...] = (Precision.FP32,)
+    adam_rate = 1e-3
     match scale:
         case Scale.SMOKE:
             tasks: tuple[TaskEntry, ...] = (TaskEntry(task="libreoffice-de-en-2k.transformer-small", epochs=0.5),)
             precisions = (Precision.FP32, Precision.FP16)
         case Scale.LOCAL:
-            tasks = (TaskEntry(task=local, epochs=8),)
+            tasks = (TaskEntry(task=local, epochs=12),)
+            adam_rate = 2e-3
         case Scale.PAPER:
             tasks = (TaskEntry(task="iwslt14-de-en.transformer", epochs=60, seeds=(0, 1, 2)),)
     return Suite(
@@ -30,7 +34,7 @@ def translation(scale: Scale) -> Suite:
         tasks=tasks,
         optimizers=(
             OptimizerEntry(optimizer="sgdm", schedule=Cosine(warmup=_WARMUP)),
-            OptimizerEntry(optimizer="adam", overrides={"lr": 1e-3}, schedule=Cosine(warmup=_WARMUP)),
+            OptimizerEntry(optimizer="adam", overrides={"lr": adam_rate}, schedule=Cosine(warmup=_WARMUP)),
             OptimizerEntry(optimizer="apo-p", schedule=Constant()),
         ),
         precisions=precisions,

@@ -23,6 +23,7 @@ from apo_bench.record import Evaluated, RunRecord, Started
 from apo_bench.report.markdown import leaderboard_markdown
 from apo_bench.spec import RunSpec, Scale
 from apo_bench.store import Active, Scan, Store, read_events
+from apo_bench.suites import tuning_seed
 
 if TYPE_CHECKING:
     import wandb
@@ -182,11 +183,12 @@ class Pusher:
         self._live[name].read(active.folder)
 
     def _open(self, name: str, spec: RunSpec, suite: str, scale: Scale) -> "_Mirror":
+        tuning = " tuning" if spec.seed == tuning_seed(suite, scale) else ""  # a group of its own, outside all means
         run = self._init(
             id=name,
             name=spec.title,
             group=f"{suite}-{scale}",
-            job_type=f"{spec.task} {spec.optimizer.name} {spec.precision}",
+            job_type=f"{spec.task} {spec.optimizer.name} {spec.precision}{tuning}",
             config=msgspec.to_builtins(spec) | {"suite": suite, "scale": str(scale), "run_id": spec.run_id},
         )
         return _Mirror(run)
