@@ -45,8 +45,9 @@ def cells(
     The reference is in each, as the suite declares it first, or with its defaults.
 
     Returns:
-        Cells in the suite's order, and one line for each that is left out: its data cannot be had, the device has no
-        such precision, or 16 bit is emulated there, so that its costs would say nothing.
+        Cells in the suite's order, and one line for each that is left out, because its data cannot be had, the device
+        has no such precision, or 16 bit is emulated there, so that its costs would say nothing; and for each setting
+        that a grid search has not chosen yet.
 
     Raises:
         UsageError: Unknown or broken task or optimizer, or unknown hyperparameter.
@@ -54,19 +55,25 @@ def cells(
     planned = plan(_with_reference(suite), device, tasks(), optimizers(), scan, compile=compile)
     found: dict[tuple[str, Precision], list[OptimizerSpec]] = {}
     fingerprints: dict[tuple[str, str], Fingerprint] = {}
-    for planned_run in planned.runs:
+    unchosen = [search.runs[0] for search in planned.searches if not search.tuned.is_final]
+    for planned_run in (*planned.runs, *unchosen):
         run = planned_run.run
         optimizer = msgspec.structs.replace(run.optimizer, schedule=Constant())
         competitors = found.setdefault((run.task, run.precision), [])
         if optimizer not in competitors:
             competitors.append(optimizer)
         fingerprints[run.task, optimizer.name] = planned_run.fingerprint
-    left_out = dict.fromkeys(planned.unavailable)
+    remarks = dict.fromkeys(planned.unavailable)
+    for stand_in in unchosen:
+        name, task = stand_in.run.optimizer.name, stand_in.run.task
+        remarks[
+            f"{name} on {task} is probed at a point of its grid: the setting is not chosen; run the suite first"
+        ] = None
     wanted = []
     for (task, precision), competitors in found.items():
         reason = _why_not(precision, device)
         if reason is not None:
-            left_out[reason] = None
+            remarks[reason] = None
             continue
         competitors.sort(key=lambda optimizer: optimizer.name != REFERENCE)
         spec = ProbeSpec(
@@ -81,7 +88,7 @@ def cells(
         )
         own = {optimizer.name: fingerprints[task, optimizer.name] for optimizer in competitors}
         wanted.append(Cell(spec, own))
-    return wanted, tuple(left_out)
+    return wanted, tuple(remarks)
 
 
 def standing(cell: Cell, probes: Iterable[ProbeRecord]) -> ProbeRecord | None:

@@ -1,10 +1,17 @@
-"""Publish a suite of a store: the page, the runs it was made from, the figures, and the README's tables."""
+"""Publish a suite of a store: the page, the runs and probes it was made from, the figures, and the README's tables."""
 
 import argparse
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import msgspec
+
+from apo_bench.record import encode
+from apo_bench.spec import Scale
+from apo_bench.store import Store
+from apo_bench.suites import suite
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,6 +40,13 @@ def main() -> None:
     subprocess.run(
         [*command, "report", *store, "--scale", options.scale, "--figures", str(folder / "figures")], check=True
     )
+    tasks = {entry.task for entry in suite(options.suite, Scale(options.scale)).tasks}
+    for record in Store(Path(options.store)).scan().probes:
+        if record.spec.task in tasks:
+            probes = folder / "probes"
+            probes.mkdir(exist_ok=True)
+            name = f"{record.spec.task}-{record.spec.precision}-{record.spec.device}.json"
+            (probes / name).write_bytes(msgspec.json.format(encode(record), indent=1) + b"\n")
     if options.suite != "classification":  # the one that the README shows
         return
     readme = ROOT / "README.md"

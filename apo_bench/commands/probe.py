@@ -114,7 +114,7 @@ class _Probing:
         options = self.options
         warn_of_damage(self.scan)
         threads = options.threads or max(1, os.cpu_count() or 1)
-        found, left_out = cells(
+        found, remarks = cells(
             suite,
             self.device,
             self.scan,
@@ -127,14 +127,14 @@ class _Probing:
             f"suite {suite.name}, scale {suite.scale}, on {self.device}: {len(found)} cells, each {options.processes} "
             f"processes of {options.rounds} rounds, {threads} threads, store {options.store}"
         )
-        for line in left_out:
+        for line in remarks:
             self._tell(line)
         for number, cell in enumerate(found, start=1):
             names = " ".join(dict.fromkeys(optimizer.name for optimizer in cell.spec.competitors))
             self._tell(f"\n{number} of {len(found)}: {cell.spec.title}: {names}")
             self._cell(cell)
         if options.json:
-            print(json.dumps({"probes": self.printed, "left_out": list(left_out)}, indent=2))
+            print(json.dumps({"probes": self.printed, "remarks": list(remarks)}, indent=2))
         return 1 if self.failures else 0
 
     def _cell(self, cell: "Cell") -> None:
