@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from apo_bench.grid import tuning_points
 from apo_bench.plan import Plan
 from apo_bench.spec import Budget, Precision
+from apo_bench.units import quantity
 
 _NOTE = (
     "Estimate: {tflops:g} TFLOP/s sustained is assumed (--gpu-tflops), not measured. Counted are the network's own\n"
@@ -114,21 +115,6 @@ def cost_table(cells: Sequence[CellCost], tflops: float) -> str:
     partly = f" ({len(cells) - len(known)} of {len(cells)} cells are not known)" if len(known) < len(cells) else ""
     total = f"All {sum(cell.runs for cell in cells)} runs: {_hours(sum(known))} GPU hours{partly}."
     return f"{table}\n\n{total if known else 'GPU hours are not known.'}\n{_NOTE.format(tflops=tflops)}"
-
-
-def quantity(value: float | None) -> str:
-    """A count with three digits and a decimal prefix.
-
-    >>> quantity(1234), quantity(5.6e17), quantity(12), quantity(None)
-    ('1.23 k', '560 P', '12', '?')
-    """
-    if value is None:
-        return "?"
-    for prefix in ("", "k", "M", "G", "T", "P", "E"):
-        if value < 999.5:  # noqa: PLR2004 - 3 digits before the next prefix
-            return f"{value:.3g} {prefix}".rstrip()
-        value /= 1000
-    return f"{value:.3g} Z"
 
 
 def _hours(hours: float | None) -> str:

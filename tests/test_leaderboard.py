@@ -314,3 +314,21 @@ def test_no_name_in_a_record_can_break_a_page() -> None:
     table = [line for line in page.splitlines() if line.startswith("|")]
     bars = {line.replace("\\|", "").count("|") for line in table}
     assert len(bars) == 1
+
+
+def test_overhead_and_operations_are_shown_where_they_were_measured() -> None:
+    plain, adaptive = record("sgdm", 0, 80.0), record("apo-p", 0, 81.0)
+    assert adaptive.cost is not None
+    cost = msgspec.structs.replace(
+        adaptive.cost, phases={"forward": 1.0, "meta": 0.3, "inverse": 0.1, "curvature": 0.1}, flops_per_step=1.5e9
+    )
+    board = leaderboard("s", Scale.LOCAL, [plain, msgspec.structs.replace(adaptive, cost=cost)])
+    row = next(row for row in board.sections[0].rows if row.competitor == "apo-p")
+    assert row.overhead == pytest.approx(0.25)
+    page = leaderboard_markdown(board)
+    assert "25.0 %" in page
+    assert "1.5 G" in page
+    assert "| overhead" not in leaderboard_markdown(leaderboard("s", Scale.LOCAL, [plain]))
+    (line,) = run_table([msgspec.structs.replace(adaptive, cost=cost)]).to_dict("records")
+    assert line["meta_overhead"] == pytest.approx(0.15)
+    assert (line["meta_seconds"], line["backward_seconds"]) == (0.3, 0.0)

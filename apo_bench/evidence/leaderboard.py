@@ -15,11 +15,13 @@ from apo_bench.evidence.intervals import Interval, mean_interval
 from apo_bench.evidence.probes import Probes, StepCost
 from apo_bench.evidence.reported import reported_value
 from apo_bench.probe_record import ProbeRecord
-from apo_bench.record import Direction, Diverged, PrecisionBackend, Reached, RunRecord, TaskFacts
+from apo_bench.record import Cost, Direction, Diverged, PrecisionBackend, Reached, RunRecord, TaskFacts
 from apo_bench.spec import Device, Precision, RunSpec, Scalar, Scale
 from apo_bench.suites import tuning_seed
 from apo_bench.tuning import Tuned, searches_of, tune
 
+PERIODIC_PHASES = ("curvature", "inverse", "meta")
+"""Phases of the ledger that only some steps have."""
 REFERENCE = "sgdm"
 """Every competitor is compared with it, in the same precision, paired by seed."""
 
@@ -53,6 +55,8 @@ class Row:
         composed_target_seconds: Steps to the target times the probed step.
         peak_memory_bytes: Largest over runs.
         state_bytes: Largest over runs.
+        overhead: Share of the training clock that curvature, inverses and meta-updates took; median over runs.
+        flops_per_step: Median over runs, the optimizer's own operations included.
         reported: What the paper prints for this cell; at scale ``paper`` alone, and only where the optimizer has one
             setting: which of several the paper's would be is not known.
     """
@@ -80,6 +84,8 @@ class Row:
     composed_target_seconds: float | None
     peak_memory_bytes: int | None
     state_bytes: int | None
+    overhead: float | None
+    flops_per_step: float | None
     reported: float | None = None
 
 
@@ -357,6 +363,8 @@ def _row(
     best = [record.scores.best_validation for record in results if record.scores.best_validation is not None]
     steps = [cost.step_ms for cost in clocks if cost.step_ms is not None]
     peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
+    shares = [share for cost in clocks if (share := periodic_share(cost)) is not None]
+    flops = [cost.flops_per_step for cost in costs if cost.flops_per_step is not None]
     states = [cost.state_bytes for cost in costs if cost.state_bytes is not None]
     return Row(
         competitor=name,
@@ -384,8 +392,17 @@ def _row(
         ),
         peak_memory_bytes=max(peaks, default=None),
         state_bytes=max(states, default=None),
+        overhead=median(shares) if shares else None,
+        flops_per_step=median(flops) if flops else None,
         reported=printed,
     )
+
+
+def periodic_share(cost: Cost) -> float | None:
+    """Share of the training clock that work at intervals took: curvature, inverses, meta-updates."""
+    if not cost.phases or cost.train_seconds <= 0:
+        return None
+    return sum(cost.phases.get(phase, 0.0) for phase in PERIODIC_PHASES) / cost.train_seconds
 
 
 def steps_to_target(record: RunRecord) -> tuple[int, float]:

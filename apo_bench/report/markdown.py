@@ -7,6 +7,7 @@ from tabulate import tabulate
 
 from apo_bench.evidence.intervals import Interval
 from apo_bench.evidence.leaderboard import REFERENCE, Leaderboard, Row, Section
+from apo_bench.units import quantity
 
 _DASH = "–"
 
@@ -91,7 +92,8 @@ _LEGEND = f"""\
   16 bit, costs are not and stay empty.
 - *ms/step* and *training* are this machine's own clock during the run, without evaluation and without drawing batches;
   *memory* is the peak of the run's process (CPU) or of the allocator (CUDA); *state* counts the bytes an optimizer
-  keeps between steps.\
+  keeps between steps; *overhead* is the share of *training* that curvature, inverses and meta-updates took;
+  *FLOPs/step* are counted, exactly, over a whole cycle of the optimizer's intervals, elementwise work left out.\
 """
 _LEGEND_PROBE = f"""\
 - *step / {REFERENCE}* was measured apart, by `apo-bench probe`: all optimizers side by side in interleaved rounds, each
@@ -103,15 +105,11 @@ _LEGEND_TARGET = """\
 - *to target*: steps until the validation metric first reached the task's target, a median over the seeds where all
   reached it, and that number times the probed step; without a probe, by the runs' own clock.\
 """
-
-
 _LEGEND_TUNING = """\
 - *Tuning*: each value of a grid was run on a seed of its own, which is in no table, with the task's budget, in the
   row's precision and at a constant schedule. Chosen is the best mean of the validation metric over the last epoch's
   evaluations; a diverged run never is, and the test set has no say. Beyond an end of the grid a better value may lie.\
 """
-
-
 _LEGEND_REPORTED = """\
 - *reported [P]* is what the paper prints for this task and optimizer (Bae et al., 2022, arXiv 2203.00089): one number a
   cell; no deviation and no count of seeds is given there, so no difference is claimed. Its 16-bit numbers stand beside
@@ -156,6 +154,16 @@ def _columns(section: Section, *, compact: bool = False) -> list[_Column]:
         *([("to target", _to_target)] if any(row.reached for row in section.rows) else []),
         ("memory", lambda row: _size(row.peak_memory_bytes)),
         ("state", lambda row: _size(row.state_bytes)),
+        *(
+            [("overhead", lambda row: _DASH if row.overhead is None else f"{100 * row.overhead:.1f} %")]
+            if any(row.overhead is not None for row in section.rows)
+            else []
+        ),
+        *(
+            [("FLOPs/step", lambda row: _DASH if row.flops_per_step is None else quantity(row.flops_per_step))]
+            if any(row.flops_per_step is not None for row in section.rows)
+            else []
+        ),
         ("skipped", lambda row: str(row.skipped_steps)),
         ("best validation", lambda row: _number(row.best_validation, digits.value)),
         ("training loss", lambda row: _estimate(row.train_loss, _SIGNIFICANT)),
