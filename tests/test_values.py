@@ -61,7 +61,7 @@ RUN = RunSpec(
         "apo_bench.schedules",
         "apo_bench.selection",
         "apo_bench.display",
-        "apo_bench.estimate",
+        "apo_bench.units",
         "apo_bench.evidence.intervals",
     ],
 )
