@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import math
-import multiprocessing
 import os
 import random
+import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,6 +49,15 @@ MADE_ON = Environment(
     threads=1, deterministic=False,
 )  # fmt: skip
 Times = list[list[float]]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two threads on a machine where others work wait for each other, and the tiny network needs only one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def made_probe(
@@ -375,7 +384,7 @@ class Slowing(TorchRule):
 
     def step(self, batch: Batch) -> StepResult:
         if type(self).asleep:
-            time.sleep(0.002)
+            time.sleep(0.005)
         return super().step(batch)
 
 
@@ -402,23 +411,18 @@ def test_a_slow_down_injected_into_one_competitor_half_way_is_flagged(monkeypatc
     assert not any("half-way" in flag for flag in found["adam"].flags)
 
 
-def _spin() -> None:
-    while True:
-        pass
-
-
 @pytest.mark.skipif(sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="needs /proc/stat and a second core")
 def test_a_busy_loop_on_the_other_core_is_flagged() -> None:
     if ForeignLoad().cores() is None:
         pytest.skip("this kernel does not say how busy its processors are")
-    spinning = multiprocessing.get_context("spawn").Process(target=_spin, daemon=True)
-    spinning.start()
+    spinning = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
     try:
-        time.sleep(1.0)
+        assert spinning.stdout is not None
+        spinning.stdout.readline()  # it spins from now on
         probe = measured(("sgdm", "adam"), processes=1, rounds=20)
     finally:
         spinning.kill()
-        spinning.join()
+        spinning.communicate()
     assert flagged(probe)
     assert any("CPU cores busy" in flag for cost in costs_of(probe).values() for flag in cost.flags)
 
@@ -485,6 +489,7 @@ def _without_noise(probe: ProbeRecord) -> ProbeRecord:
     return msgspec.structs.replace(probe, competitors=competitors, foreign_cores=(), finished_at=now())
 
 
+@pytest.mark.slow
 def test_probes_and_runs_leave_each_other_the_device(tiny_shell: Shell) -> None:
     tiny_shell.install(
         "plug",
@@ -509,6 +514,7 @@ def test_probes_and_runs_leave_each_other_the_device(tiny_shell: Shell) -> None:
         assert "another probe" in tiny_shell("probe", *run, status=2).stderr
 
 
+@pytest.mark.slow
 def test_a_probe_whose_process_dies_says_so_and_the_others_go_on(tiny_shell: Shell) -> None:
     tiny_shell.install(
         "plug",
