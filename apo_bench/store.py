@@ -5,7 +5,7 @@
     store/
       runs/<run_id>-<attempt>/     record.json, events.jsonl, output.log     finished; never changed again
       active/<run_id>-<attempt>/   intent.json, events.jsonl, checkpoint     being written, or waiting to be continued
-      probes/<probe_id>-<attempt>.json                                       what steps cost; never changed again
+      probes/<probe_id>-<attempt>.json, output.log                           what steps cost; never changed again
       damaged/                     what could not be read, set aside
       locks/<run_id>.lock          held by the process that runs it; probe-<device>.lock by one that probes
       leaderboards/                rewritten at will
@@ -284,6 +284,11 @@ class Store:
         path.parent.mkdir(exist_ok=True)
         write_durably(path, encode(record))
         return path
+
+    @property
+    def probe_output(self) -> Path:
+        """File for what the processes of probes print."""
+        return self.path / "probes" / OUTPUT
 
     @contextlib.contextmanager
     def probing(self, device: Device) -> Iterator[bool]:

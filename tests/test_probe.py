@@ -36,6 +36,7 @@ from apo_bench.probe_record import SCHEMA, KindTimes, Probed, ProbeRecord, Probe
 from apo_bench.record import CurvePoint, Environment, Fingerprint, Reached, RunRecord, encode
 from apo_bench.registry import optimizers
 from apo_bench.report.markdown import leaderboard_markdown, leaderboard_text
+from apo_bench.schedules import Cosine
 from apo_bench.spec import Device, OptimizerSpec, Precision, Scale
 from apo_bench.store import Store
 from apo_bench.training.problem import StepResult
@@ -215,9 +216,11 @@ def test_a_run_finds_the_probe_of_its_own_code_machine_and_threads_alone() -> No
     assert probes.find(msgspec.structs.replace(made_run(), environment=None)) is None
     other = msgspec.structs.replace(PRINT, optimizer="edited")
     assert Probes([flat(fingerprint=other)]).find(made_run()) is None
-    scheduled = made_run()
-    assert Probes([flat()]).find(record("x", 0, 1.0, momentum=0.5)) is None
-    assert probes.find(scheduled) is not None
+    run = made_run()
+    faster = OptimizerSpec(name="x", hyperparameters={"lr": 0.2})
+    assert probes.find(msgspec.structs.replace(run, spec=msgspec.structs.replace(run.spec, optimizer=faster))) is None
+    scheduled = msgspec.structs.replace(run.spec.optimizer, schedule=Cosine())
+    assert probes.find(msgspec.structs.replace(run, spec=msgspec.structs.replace(run.spec, optimizer=scheduled)))
 
 
 def test_the_newest_probe_counts_unless_it_is_doubtful() -> None:
@@ -452,7 +455,7 @@ def test_what_refuses_the_cell_is_left_out_with_its_reason_and_the_rest_is_measu
 
 
 def test_the_command_measures_stores_and_does_not_measure_again(tiny_shell: Shell) -> None:
-    tiny_shell.install("plug", optimizer_plugin(["pass"]), "[apo_bench.optimizers]\nplug = plug:plug\n")
+    tiny_shell.install("plug", optimizer_plugin(["print('no JSON')"]), "[apo_bench.optimizers]\nplug = plug:plug\n")
     arguments = ("probe", "--suite", "classification", "--tasks", "tiny", "--optimizers", "plug,apo-p", "--precisions",
                  "fp32,fp16", "--processes", "2", "--rounds", "2", "--scale", "smoke", "--threads", "1")  # fmt: skip
     out = tiny_shell(*arguments).stdout
@@ -524,5 +527,8 @@ def test_a_probe_whose_process_dies_says_so_and_the_others_go_on(tiny_shell: She
     done = tiny_shell("probe", "--suite", "classification", "--tasks", "tiny", "--optimizers", "plug", "--precisions",
                       "fp32,pure-bf16", "--processes", "1", "--rounds", "1", status=1)  # fmt: skip
     assert "killed by SIGKILL" in done.stderr
+    assert "Traceback" not in done.stderr
+    emulated = tiny_shell("probe", "--suite", "classification", "--tasks", "tiny", "--precisions", "fp16", status=1)
+    assert "nothing was measured" in emulated.stderr
     for option in ("--processes", "--rounds", "--threads"):
         assert f"{option} 0 is not possible" in tiny_shell("probe", "--suite", "all", option, "0", status=2).stderr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from apo_bench.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from apo_bench.spec import Scale
+    from apo_bench.spec import Device, Scale
     from apo_bench.store import Scan
 
 _DEFAULT_STORE = "apo-bench-results"
@@ -29,6 +29,45 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Declare ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Declare what selects the cells of a suite and where they are computed; `apo_bench.selection.select` reads it."""
+    parser.add_argument("--suite", required=True, metavar="NAME", help="see `apo-bench list suites`")
+    parser.add_argument(
+        "--scale", metavar="SCALE", help="smoke, local or paper; by default paper where there is CUDA, else local"
+    )
+    parser.add_argument(
+        "--tasks", metavar="A,B", help="these tasks instead of the suite's; `run` needs --epochs for any other"
+    )
+    parser.add_argument("--optimizers", metavar="A,B", help="these optimizers instead of the suite's")
+    parser.add_argument("--precisions", metavar="A,B", help="these precisions instead of the suite's")
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME.FIELD=VALUE",
+        help="set a hyperparameter, for example sgdm.lr=0.1, in place of its grid if it has one; may be repeated",
+    )
+    parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda; by default cuda where there is one")
+    parser.add_argument("--compile", action="store_true", help="run models through torch.compile")
+
+
+def chosen_device(options: argparse.Namespace) -> "Device":
+    """The kind of device that ``--device`` names, or the best there is.
+
+    Raises:
+        UsageError: There is no CUDA device.
+    """
+    import torch
+
+    from apo_bench.spec import Device
+
+    available = torch.cuda.is_available()
+    if options.device is None:
+        return Device.CUDA if available else Device.CPU
+    if options.device == Device.CUDA and not available:
+        raise UsageError("device 'cuda' is not available: torch finds no CUDA device; use --device cpu")
+    return Device(options.device)
 
 
 def warn_of_damage(scan: "Scan") -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from apo_bench.commands.common import add_json, add_store, warn_of_damage
+from apo_bench.commands.common import add_json, add_selection, add_store, chosen_device, warn_of_damage
 from apo_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,24 +30,10 @@ DESCRIPTION = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--suite", required=True, metavar="NAME", help="see `apo-bench list suites`")
-    parser.add_argument(
-        "--scale", metavar="SCALE", help="smoke, local or paper; by default paper where there is CUDA, else local"
-    )
-    parser.add_argument("--tasks", metavar="A,B", help="these tasks instead of the suite's")
-    parser.add_argument("--optimizers", metavar="A,B", help="these optimizers instead of the suite's")
-    parser.add_argument("--precisions", metavar="A,B", help="these precisions instead of the suite's")
-    parser.add_argument(
-        "--set",
-        action="append",
-        metavar="NAME.FIELD=VALUE",
-        help="set a hyperparameter, for example kfac.inverse_interval=50; may be given several times",
-    )
+    add_selection(parser)
     parser.add_argument("--processes", type=int, default=5, metavar="N", help="processes a cell (default 5)")
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="rounds in each process (default 10)")
-    parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda; by default cuda where there is one")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores, as `run` has them)")
-    parser.add_argument("--compile", action="store_true", help="run models through torch.compile")
     parser.add_argument("--again", action="store_true", help="measure anew what stands already")
     add_json(parser)
     add_store(parser)
@@ -55,7 +41,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Measure cell by cell."""
-    from apo_bench.commands.run import chosen_device
     from apo_bench.executors.local import start_fork_server
     from apo_bench.selection import known, parse_scale, select
     from apo_bench.spec import Device, Scale
@@ -135,7 +120,9 @@ class _Probing:
             self._cell(cell)
         if options.json:
             print(json.dumps({"probes": self.printed, "remarks": list(remarks)}, indent=2))
-        return 1 if self.failures else 0
+        if not found:
+            print("apo-bench: nothing was measured; see above", file=sys.stderr)
+        return 1 if self.failures or not found else 0
 
     def _cell(self, cell: "Cell") -> None:
         from apo_bench.executors.job import now
@@ -151,7 +138,7 @@ class _Probing:
         started_at = now()
         try:
             samples, environment = probe(
-                cell.spec, self.context, lambda _: _refuse_beside_runs(self.store, self.device)
+                cell.spec, self.context, self.store.probe_output, lambda: _refuse_beside_runs(self.store, self.device)
             )
         except ProbeFailedError as error:
             self.failures += 1

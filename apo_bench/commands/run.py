@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from apo_bench.commands.common import add_json, add_store, warn_of_damage
+from apo_bench.commands.common import add_json, add_selection, add_store, chosen_device, warn_of_damage
 from apo_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,27 +35,13 @@ _WANDB_SECONDS = 60.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--suite", required=True, metavar="NAME", help="see `apo-bench list suites`")
-    parser.add_argument(
-        "--scale", metavar="SCALE", help="smoke, local or paper; by default paper where there is CUDA, else local"
-    )
-    parser.add_argument("--tasks", metavar="A,B", help="these tasks instead of the suite's; any other needs --epochs")
-    parser.add_argument("--optimizers", metavar="A,B", help="these optimizers instead of the suite's")
-    parser.add_argument("--precisions", metavar="A,B", help="these precisions instead of the suite's")
-    parser.add_argument(
-        "--set",
-        action="append",
-        metavar="NAME.FIELD=VALUE",
-        help="set a hyperparameter, for example sgdm.lr=0.1, in place of its grid if it has one; may be repeated",
-    )
+    add_selection(parser)
     parser.add_argument("--epochs", type=float, metavar="N", help="this budget on every task")
     parser.add_argument("--seeds", metavar="0,1,4-6", help="these seeds on every task")
-    parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda; by default cuda where there is one")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default 1)")
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads a run (default: all cores, shared among workers)"
     )
-    parser.add_argument("--compile", action="store_true", help="run models through torch.compile")
     parser.add_argument(
         "--checkpoint-every",
         type=float,
@@ -272,24 +258,6 @@ def _refuse_beside_a_probe(store: "Store", device: "Device") -> None:
             raise UsageError(
                 f"a probe of {store.path} is measuring on {device}, and runs would disturb it; wait until it is done"
             )
-
-
-def chosen_device(options: argparse.Namespace) -> "Device":
-    """The kind of device that ``--device`` names, or the best there is.
-
-    Raises:
-        UsageError: There is no CUDA device.
-    """
-    import torch
-
-    from apo_bench.spec import Device
-
-    available = torch.cuda.is_available()
-    if options.device is None:
-        return Device.CUDA if available else Device.CPU
-    if options.device == Device.CUDA and not available:
-        raise UsageError("device 'cuda' is not available: torch finds no CUDA device; use --device cpu")
-    return Device(options.device)
 
 
 def _check_counts(options: argparse.Namespace) -> None:

@@ -12,6 +12,17 @@ from apo_bench.evidence.probes import Probes
 from apo_bench.probe_record import ProbeRecord
 from apo_bench.record import Cost, Reached, RunRecord
 
+_SIZES = (
+    "peak_memory_bytes",
+    "baseline_memory_bytes",
+    "peak_reserved_bytes",
+    "process_memory_bytes",
+    "parameter_bytes",
+    "gradient_bytes",
+    "buffer_bytes",
+    "state_bytes",
+)
+_PHASES = ("forward", "backward", "update", "curvature", "inverse", "meta")
 COLUMNS = (
     "run_id",
     "suite",
@@ -39,12 +50,7 @@ COLUMNS = (
     "train_seconds",
     "eval_seconds",
     "data_seconds",
-    "forward_seconds",
-    "backward_seconds",
-    "update_seconds",
-    "curvature_seconds",
-    "inverse_seconds",
-    "meta_seconds",
+    *(f"{phase}_seconds" for phase in _PHASES),
     "meta_overhead",
     "step_ms",
     "probe_step_ms",
@@ -57,14 +63,7 @@ COLUMNS = (
     "steps_to_target",
     "seconds_to_target",
     "composed_seconds_to_target",
-    "peak_memory_bytes",
-    "baseline_memory_bytes",
-    "peak_reserved_bytes",
-    "process_memory_bytes",
-    "parameter_bytes",
-    "gradient_bytes",
-    "buffer_bytes",
-    "state_bytes",
+    *_SIZES,
     "flops_per_step",
     "operator_calls_per_step",
     "energy_joules",
@@ -95,21 +94,13 @@ _INTEGERS = (
     "steps",
     "skipped_steps",
     "steps_to_target",
-    "peak_memory_bytes",
-    "baseline_memory_bytes",
-    "peak_reserved_bytes",
-    "process_memory_bytes",
-    "parameter_bytes",
-    "gradient_bytes",
-    "buffer_bytes",
-    "state_bytes",
+    *_SIZES,
     "clock_mhz_low",
     "clock_mhz_high",
     "foreign_processes",
     "threads",
 )
 _BYTES = {"parameters": "parameter_bytes", "gradients": "gradient_bytes", "buffers": "buffer_bytes"}
-_PHASES = ("forward", "backward", "update", "curvature", "inverse", "meta")
 
 
 def run_table(records: Iterable[RunRecord], probes: Iterable[ProbeRecord] = ()) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 
 import msgspec
 
@@ -34,14 +35,15 @@ class _Failed(Frozen, frozen=True, tag=True):
 
 
 def probe(
-    spec: ProbeSpec, context: ForkServerContext, between: Callable[[int], None]
+    spec: ProbeSpec, context: ForkServerContext, output: Path, between: Callable[[], None]
 ) -> tuple[list[Sample], Environment]:
     """Measure in ``spec.processes`` processes.
 
     Args:
         spec: What is probed.
         context: From `apo_bench.executors.local.start_fork_server`.
-        between: Called before each process with its number, and after the last; an error that it raises ends the probe.
+        output: File to which the processes append what they print.
+        between: Called before each process and after the last; an error that it raises ends the probe.
 
     Returns:
         One sample a process, and where they were made.
@@ -52,19 +54,20 @@ def probe(
     samples: list[Sample] = []
     environment = None
     for number in range(spec.processes):
-        between(number)
-        measured = _in_a_process(spec, number, context)
+        between()
+        measured = _in_a_process(spec, number, context, output)
         samples.append(measured.sample)
         environment = environment or measured.environment
-    between(spec.processes)
+    between()
     if environment is None:
         raise ProbeFailedError(f"{spec.title}: nothing was measured; give --processes 1 or more")
     return samples, environment
 
 
-def _in_a_process(spec: ProbeSpec, number: int, context: ForkServerContext) -> _Measured:
+def _in_a_process(spec: ProbeSpec, number: int, context: ForkServerContext, output: Path) -> _Measured:
     mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(msgspec.json.encode(spec), number, theirs), daemon=False)
+    arguments = (msgspec.json.encode(spec), number, str(output), theirs)
+    process = context.Process(target=_work, args=arguments, daemon=False)
     process.start()
     theirs.close()
     try:
@@ -72,28 +75,29 @@ def _in_a_process(spec: ProbeSpec, number: int, context: ForkServerContext) -> _
             answer = msgspec.json.decode(mine.recv_bytes(), type=_Measured | _Failed)
             if isinstance(answer, _Measured):
                 return answer
-            raise ProbeFailedError(f"{spec.title}: {answer.message}")
+            raise ProbeFailedError(f"{spec.title}: {answer.message}; what was printed is in {output}")
         process.join()
         code = process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-        raise ProbeFailedError(f"{spec.title}: the probe's process {how}; it measured nothing")
+        raise ProbeFailedError(f"{spec.title}: the probe's process {how}; what was printed is in {output}")
     finally:
         process.kill()
         process.join()
         mine.close()
 
 
-def _work(encoded: bytes, number: int, answers: Connection) -> None:
+def _work(encoded: bytes, number: int, output: str, answers: Connection) -> None:
     """Measure and answer; the target of a probe's process."""
     import torch
 
     from apo_bench import registry
-    from apo_bench.executors.worker import die_with_parent, last_line, open_device
+    from apo_bench.executors.worker import die_with_parent, last_line, open_device, redirect_output
     from apo_bench.measure.environment import environment
     from apo_bench.measure.probe import measure
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     die_with_parent()
+    redirect_output(Path(output))
     spec = msgspec.json.decode(encoded, type=ProbeSpec)
     answer: _Measured | _Failed
     try:

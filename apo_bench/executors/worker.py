@@ -44,7 +44,7 @@ def work(encoded: bytes, slot: int, reports: Connection) -> None:
             return
         workspace = store.begin(intent)
         _send(reports, Begun(folder=str(workspace.folder)))
-        _redirect_output(workspace)
+        redirect_output(workspace.output)
         record = _record(job, slot, workspace)
         workspace.finish(record)
     _send(reports, Finished(outcome=record.outcome))
@@ -112,9 +112,9 @@ def last_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
 
 
-def _redirect_output(workspace: Workspace) -> None:
-    """Send what the run prints, C code and crash dumps included, to a file of its own."""
-    descriptor = os.open(workspace.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+def redirect_output(path: Path) -> None:
+    """Send what this process prints, C code and crash dumps included, to a file of its own."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
@@ -149,7 +148,7 @@ class _Contestant:
     def sample(self) -> CompetitorSample:
         """What was measured."""
         return CompetitorSample(
-            optimizer=msgspec.structs.replace(self.optimizer),
+            optimizer=self.optimizer,
             kinds=tuple(
                 KindSample(name=visit.kind.name, share=float(visit.kind.share), milliseconds=tuple(visit.rounds))
                 for visit in sorted(self.visits, key=lambda visit: self.kinds.index(visit.kind))
