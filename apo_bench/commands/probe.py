@@ -176,7 +176,7 @@ def _table(costs: "Sequence[tuple[Probed, StepCost]]") -> str:
     rows = []
     for probed, cost in costs:
         kinds = ", ".join(f"{name} {milliseconds:.3g} × {share:.3g}" for name, share, milliseconds in cost.kinds)
-        half_width = "" if cost.half_width is None else f" ± {cost.half_width:.2g}"
+        half_width = f" ± {cost.half_width:.2g}" if cost.half_width else ""
         rows.append([probed.optimizer.name, f"{cost.milliseconds:.3g}", f"{cost.ratio:.3g}{half_width}", kinds])
     headers = ["optimizer", "ms/step", f"/ {costs[0][0].optimizer.name}", "kinds of step: ms × share"]
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=["left", "right", "right", "left"])
