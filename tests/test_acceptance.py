@@ -249,6 +249,9 @@ def test_findings_decide_even_where_the_exit_status_is_0() -> None:
     part = acceptance.Part("card", checks=[acceptance.Check("it hums", passed=False, value=7)], exit_status=0)
     acceptance.judge(part, over=False)
     assert (part.result, part.reason) == ("failed", "not so: it hums (7)")
+    part.checks *= 3
+    acceptance.judge(part, over=False)
+    assert part.reason == "not so: it hums (7), and 2 more checks"
     silent = acceptance.Part("card", exit_status=0)
     acceptance.judge(silent, over=False)
     assert (silent.result, silent.reason) == ("failed", "it made no checks")
