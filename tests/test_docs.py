@@ -5,16 +5,21 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 import pytest
 from shell import Shell
+from test_leaderboard import record
 
 from apo_bench.cli import COMMANDS
+from apo_bench.evidence.leaderboard import leaderboard
 from apo_bench.registry import optimizers
-from apo_bench.spec import TUNING_SEED, Scale, resolve_hyperparameters
+from apo_bench.report.markdown import leaderboard_markdown
+from apo_bench.spec import TUNING_SEED, Device, Scale, resolve_hyperparameters
 from apo_bench.suites import suite
 from apo_bench.suites.lr_adaptation import BEST, GRID
 
@@ -71,6 +76,82 @@ def test_the_published_leaderboard_follows_from_the_published_runs() -> None:
             line for line in section.splitlines() if re.match(rf"\| {optimizer} +\| {precision}( \(emulated\))? ", line)
         )
         assert f" {values.mean():.2f} " in row, row
+
+
+def _unfounded_cuda_rows(page: str, runs: pd.DataFrame) -> list[str]:
+    """Rows of tables under a heading that says "on cuda" for which ``runs`` has no run on CUDA."""
+    rows = runs[runs["device"] == "cuda"]
+    founded = set(rows[["task", "optimizer", "precision"]].itertuples(index=False, name=None))
+    unfounded = []
+    for section in re.split(r"^(?=#)", page, flags=re.MULTILINE):
+        heading = section.partition("\n")[0].replace("\\", "")
+        if not re.search(r"\bon cuda\b", heading, flags=re.IGNORECASE):
+            continue
+        task = heading.lstrip("# ").split()[0]
+        table = [line for line in section.splitlines() if line.startswith("|")][2:]  # after the header and its rule
+        for line in table:
+            optimizer, precision = (cell.replace("\\", "").split()[0].rstrip(",") for cell in line.split("|")[1:3])
+            if (task, optimizer, precision) not in founded:
+                unfounded.append(f"{task} {optimizer} {precision}")
+    return unfounded
+
+
+def _published_runs(folders: Iterable[Path]) -> pd.DataFrame:
+    """The published records of some folders."""
+    empty = pd.DataFrame(columns=["task", "optimizer", "precision", "device"])
+    tables = [folder / "runs.csv" for folder in folders]
+    return pd.concat([empty, *(pd.read_csv(table) for table in tables if table.is_file())])
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", *sorted((ROOT / "reports").rglob("*.md"))],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_a_row_of_a_card_comes_from_a_record_made_on_one(page: Path) -> None:
+    """The README shows the leaderboard of the suite `classification`; every other page has its runs beside it."""
+    folders = (ROOT / "reports").glob("classification-*") if page.name == "README.md" and page.parent == ROOT else ()
+    runs = _published_runs([*folders, page.parent])
+    assert _unfounded_cuda_rows(page.read_text(encoding="utf-8"), runs) == []
+
+
+def _made_page(device: str) -> str:
+    """A page as `apo-bench report` writes it, of records made up."""
+    runs = [record(name, 0, 80.0, task="a_task") for name in ("sgdm", "apo-p")]
+    runs += [record("kfac", 0, 80.0, task="a_task", damping=damping) for damping in (0.1, 0.2)]
+    specs = [msgspec.structs.replace(run.spec, device=Device(device)) for run in runs]
+    board = leaderboard(
+        "s", Scale.LOCAL, [msgspec.structs.replace(run, spec=spec) for run, spec in zip(runs, specs, strict=True)]
+    )
+    return leaderboard_markdown(board)
+
+
+@pytest.mark.parametrize(
+    ("page_says", "made_on", "precision", "unfounded"),
+    [
+        ("cuda", "cuda", "fp32", []),
+        ("cpu", "cpu", "fp32", []),
+        ("cuda", "cpu", "fp32", ["a_task apo-p fp32", "a_task kfac fp32", "a_task kfac fp32", "a_task sgdm fp32"]),
+        ("cuda", "cuda", "fp16", ["a_task apo-p fp32", "a_task kfac fp32", "a_task kfac fp32", "a_task sgdm fp32"]),
+    ],
+)
+def test_the_rule_finds_rows_that_no_card_has_made(
+    page_says: str, made_on: str, precision: str, unfounded: list[str]
+) -> None:
+    runs = pd.DataFrame(
+        [("a_task", name, precision, made_on) for name in ("sgdm", "apo-p", "kfac")],
+        columns=["task", "optimizer", "precision", "device"],
+    )
+    assert sorted(_unfounded_cuda_rows(_made_page(page_says), runs)) == unfounded
+
+
+def test_the_rule_finds_the_one_row_without_a_record_and_pages_without_any() -> None:
+    page = _made_page("cuda")
+    columns = ["task", "optimizer", "precision", "device"]
+    runs = pd.DataFrame([("a_task", name, "fp32", "cuda") for name in ("sgdm", "kfac")], columns=columns)
+    assert _unfounded_cuda_rows(page, runs) == ["a_task apo-p fp32"]
+    assert len(_unfounded_cuda_rows(page, _published_runs([]))) == 4
+    assert _unfounded_cuda_rows(page.replace("a\\_task", "another"), runs)
 
 
 def test_the_readmes_training_loop_learns_and_adapts(capsys: pytest.CaptureFixture[str]) -> None:
