@@ -2,7 +2,7 @@
 
 import sys
 
-from apo_bench.cli import main
+from apo_bench.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script())

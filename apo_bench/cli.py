@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import gc
 import importlib
 import os
 import sys
@@ -51,6 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"apo-bench: {where}{error.strerror}; make room, or name another folder with --store", file=sys.stderr)
         return 2
+    return status
+
+
+def script() -> int:
+    """`main` in a process that then ends: what torch leaves behind is not searched for garbage first."""
+    status = main()
+    gc.freeze()
     return status
 
 

@@ -21,9 +21,10 @@ from apo_bench.registry import optimizers
 from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, resolve_hyperparameters
 from apo_bench.tasks.images import fashion_mnist_20k_lenet, fashion_mnist_20k_resnet18_w8
 from apo_bench.tasks.task import Task
+from apo_bench.training.loop import BLOCK
 from apo_bench.training.metrics import Accuracy
 from apo_bench.training.objectives import CrossEntropy
-from apo_bench.training.trainer import BLOCK, initial_model, prepare, training_batches
+from apo_bench.training.trainer import initial_model, prepare, training_batches
 
 
 def _spec() -> RunSpec:

@@ -23,9 +23,10 @@ from apo_bench.registry import optimizers
 from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, resolve_hyperparameters
 from apo_bench.tasks.images import fashion_mnist_20k_lenet
 from apo_bench.tasks.task import Task
+from apo_bench.training.loop import BLOCK, Loop
 from apo_bench.training.metrics import Accuracy
 from apo_bench.training.objectives import CrossEntropy
-from apo_bench.training.trainer import BLOCK, Loop, prepare
+from apo_bench.training.trainer import prepare
 
 ALLOWED = {"lenet": 1.0, "resnet18": 0.2}
 """Percent of a step."""

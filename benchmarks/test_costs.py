@@ -18,7 +18,8 @@ from apo_bench.registry import optimizers
 from apo_bench.report.markdown import leaderboard_markdown
 from apo_bench.spec import Precision, Scale
 from apo_bench.store import Store
-from apo_bench.training.trainer import BLOCK, prepare
+from apo_bench.training.loop import BLOCK
+from apo_bench.training.trainer import prepare
 
 RECORDS = [
     record(name, seed, 80.0 + seed / 100, task=f"task-{task}")

@@ -23,10 +23,11 @@ from apo_bench.spec import Precision, RunSpec
 from apo_bench.tasks.task import Task
 from apo_bench.training import autopsy, trainer
 from apo_bench.training.checkpoint import Checkpoints
+from apo_bench.training.loop import GIVE_UP, Loop, Training
 from apo_bench.training.metrics import MeanLoss
 from apo_bench.training.objectives import TokenCrossEntropy
 from apo_bench.training.problem import Problem, StepResult, UpdateRule
-from apo_bench.training.trainer import GIVE_UP, Training, prepare, train
+from apo_bench.training.trainer import prepare, train
 
 CPU = torch.device("cpu")
 INF = float("inf")
@@ -485,7 +486,7 @@ def test_a_second_look_that_fails_leaves_the_outcome(
 ) -> None:
     calls = []
 
-    def failing(*arguments: Any) -> trainer.Loop:
+    def failing(*arguments: Any) -> Loop:
         calls.append(arguments)
         if len(calls) > 1:
             raise torch.OutOfMemoryError("no memory\nleft")
@@ -522,7 +523,7 @@ def test_a_compiled_run_is_looked_at_without_compilation(monkeypatch: pytest.Mon
     """The compiler itself is left out here."""
     specs: list[RunSpec] = []
 
-    def noting(run: RunSpec, *arguments: Any) -> trainer.Loop:
+    def noting(run: RunSpec, *arguments: Any) -> Loop:
         specs.append(run)
         return prepare(msgspec.structs.replace(run, compile=False), *arguments)
 
@@ -565,7 +566,7 @@ def test_a_healthy_transformer_has_no_finding(optimizer: str, precision: Precisi
 
     competitor: Competitor[Any] = dataclasses.replace(own, build=build)
 
-    def make() -> trainer.Loop:
+    def make() -> Loop:
         return prepare(spec, TRANSLATION, competitor, CPU)
 
     assert autopsy.first_non_finite(make, Diverged(step=12, reason=reason), 12) is None

@@ -14,7 +14,8 @@ from apo_bench.registry import optimizers
 from apo_bench.schedules import Cosine
 from apo_bench.spec import Precision
 from apo_bench.training.checkpoint import Checkpoints
-from apo_bench.training.trainer import Training, prepare, train
+from apo_bench.training.loop import Training
+from apo_bench.training.trainer import prepare, train
 
 CPU = torch.device("cpu")
 

@@ -19,8 +19,9 @@ from apo_bench.optim.apo_p import APOP, Structure
 from apo_bench.optim.proximal import ProximalWeights
 from apo_bench.record import Diverged, Exhausted, PrecisionBackend
 from apo_bench.registry import optimizers
+from apo_bench.training.loop import Training
 from apo_bench.training.problem import UpdateRule
-from apo_bench.training.trainer import Training, train
+from apo_bench.training.trainer import train
 from baselines.kfac.curvature import CorrectedCurvature
 from baselines.kfac.optimizer import KFAC, Settings
 

@@ -16,7 +16,7 @@ from apo_bench.measure.memory import PeakMemory
 from apo_bench.measure.nvml import Card, NvmlCard, Process, open_card
 from apo_bench.record import Event
 from apo_bench.registry import optimizers
-from apo_bench.training import trainer
+from apo_bench.training import loop, trainer
 from apo_bench.training.checkpoint import Checkpoints
 
 T = TypeVar("T")
@@ -333,7 +333,7 @@ def test_a_cpu_has_no_card_and_the_library_is_not_asked(monkeypatch: pytest.Monk
 
 def test_a_run_records_what_its_card_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     card = FakeCard(energy=[1_000, 3_000], clock=[1500, 1400], reasons=[("sw_power_cap",)])
-    monkeypatch.setattr(trainer, "open_card", lambda device: card)
+    monkeypatch.setattr(loop, "open_card", lambda device: card)
     cost = trainer.train(run_spec(), TASK, optimizers()["sgdm"].load(), CPU).cost
     assert cost.energy_joules == 2.0
     assert cost.clock_mhz == (1400, 1500)
@@ -344,7 +344,7 @@ def test_a_run_records_what_its_card_tells(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_continued_run_knows_its_earlier_peak_and_not_its_earlier_energy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(trainer, "open_card", lambda device: FakeCard(energy=[1_000, 3_000]))
+    monkeypatch.setattr(loop, "open_card", lambda device: FakeCard(energy=[1_000, 3_000]))
     monkeypatch.setattr(PeakMemory, "reserved", lambda memory: 900)
     checkpoints = Checkpoints(tmp_path, "run", every_seconds=0.0)
     competitor = optimizers()["sgdm"].load()

@@ -12,7 +12,8 @@ from apo_bench.record import Direction
 from apo_bench.registry import optimizers, tasks
 from apo_bench.spec import Budget, Device, OptimizerSpec, RunSpec, Scalar, Scale, resolve_hyperparameters
 from apo_bench.suites import suite
-from apo_bench.training.trainer import Training, train
+from apo_bench.training.loop import Training
+from apo_bench.training.trainer import train
 
 MARGINS = {
     "concrete.mlp": (20, 3e-3, 0.4),

@@ -29,12 +29,13 @@ from apo_bench.registry import optimizers
 from apo_bench.schedules import Constant, Cosine, Schedule, learning_rate_factor
 from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar, resolve_hyperparameters
 from apo_bench.tasks.task import Target, Task
+from apo_bench.training.loop import GIVE_UP, Training
 from apo_bench.training.metrics import Accuracy
 from apo_bench.training.objectives import CrossEntropy
 from apo_bench.training.problem import Problem, StepResult, UpdateRule
 from apo_bench.training.rules import TorchRule
 from apo_bench.training.seeds import Purpose, derive
-from apo_bench.training.trainer import GIVE_UP, Training, initial_model, prepare, train, training_batches
+from apo_bench.training.trainer import initial_model, prepare, train, training_batches
 
 CPU = torch.device("cpu")
 

@@ -3,24 +3,21 @@
 import argparse
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from apo_bench.commands.common import add_json, add_selection, add_store, chosen_device, warn_of_damage
 from apo_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from apo_bench.estimate import CellCost
     from apo_bench.executors.job import Job
-    from apo_bench.plan import Plan, PlannedEntry, PlannedRun, PlannedSearch
+    from apo_bench.plan import Plan, PlannedRun, PlannedSearch
     from apo_bench.publish import Publisher
-    from apo_bench.spec import Device, OptimizerEntry, RunSpec, TaskEntry
+    from apo_bench.spec import Device
     from apo_bench.store import Store
 
 HELP = "run a suite; re-issue the command to continue where it stopped"
@@ -88,6 +85,7 @@ def call(options: argparse.Namespace) -> int:
     if options.scale is None and device is Device.CUDA:
         suite = select(options, Scale.PAPER)
 
+    from apo_bench.commands.planned import print_costs, print_json, print_plan
     from apo_bench.plan import plan
     from apo_bench.publish import Publisher
 
@@ -97,11 +95,11 @@ def call(options: argparse.Namespace) -> int:
     planned = look(scan, after_tuning=False)
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.workers)
     if options.json:
-        _print_json(planned, options)
+        print_json(planned, options)
     else:
-        _print_plan(planned, device, options, threads)
+        print_plan(planned, device, options, threads)
         if options.plan or suite.scale is Scale.PAPER:
-            _print_costs(planned, options)
+            print_costs(planned, options)
     for line in planned.unavailable:
         print(f"apo-bench: {line}", file=sys.stderr)
     _warn_of_ends(planned.searches)
@@ -110,94 +108,101 @@ def call(options: argparse.Namespace) -> int:
     _refuse_beside_a_probe(store, device)
     _ask(planned, options)
     publisher = Publisher(store, planned, scan.probes)
-    return _execute(planned, store, options, threads, publisher, lambda: look(store.scan(), after_tuning=True))
+    execution = Execution(options, threads, store, publisher, lambda: look(store.scan(), after_tuning=True))
+    return execution.carry_out(planned)
 
 
-def _execute(
-    plan: "Plan",
-    store: "Store",
-    options: argparse.Namespace,
-    threads: int,
-    publisher: "Publisher",
-    after_tuning: "Callable[[], Plan]",
-) -> int:
-    """Run what is pending, publish, and return the exit status; ``after_tuning`` plans anew, with settings chosen."""
-    from apo_bench.report.markdown import leaderboard_text
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How the runs of a plan are made.
 
-    store.remove_orphans()
-    complete = True
-    if plan.pending:
-        plan, complete = _make(plan, store, options, threads, publisher, after_tuning)
-    board = publisher.publish()
-    if not options.json:
-        print(f"\n{leaderboard_text(board)}\nleaderboard: {publisher.path}")
-    if not complete:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 1
-    if board.failures:
-        title, message = board.failures[0]
-        print(
-            f"apo-bench: {len(board.failures)} runs failed, the first: {title}: {message}; "
-            "the same command tries them again",
-            file=sys.stderr,
-        )
-    for line in _without_setting(plan):
-        print(f"apo-bench: {line}", file=sys.stderr)
-    return 1 if board.failures or plan.dropped or plan.unavailable else 0
-
-
-def _make(
-    plan: "Plan",
-    store: "Store",
-    options: argparse.Namespace,
-    threads: int,
-    publisher: "Publisher",
-    after_tuning: "Callable[[], Plan]",
-) -> "tuple[Plan, bool]":
-    """Make the tuning runs, then the reported ones at the settings that they chose.
-
-    Returns:
-        The plan with these settings, and whether everything was run; False where Ctrl-C left some.
+    Attributes:
+        options: Of the command line.
+        threads: CPU threads a run.
+        store: Takes the records.
+        publisher: Keeps the leaderboard up to date.
+        after_tuning: Plans anew, with settings chosen.
     """
-    from apo_bench.display import display
-    from apo_bench.executors.local import execute
 
-    def make(pending: "Sequence[PlannedRun]") -> bool:
-        jobs = [_job(one, plan, store, threads, options) for one in pending]
-        return execute(jobs, store, workers=options.workers, watcher=publisher)
+    options: argparse.Namespace
+    threads: int
+    store: "Store"
+    publisher: "Publisher"
+    after_tuning: "Callable[[], Plan]"
 
-    with _following(options), display(plan.pending_count, _expected(plan), to_stderr=options.json) as shown:
-        publisher.follow(shown)
-        if plan.pending_tuning:
-            waited_for = [one.search.key for one in plan.searches if not one.tuned.is_final]
-            if not make(plan.pending_tuning) or publisher.interrupted:  # the last tuning runs may have been let finish
-                return plan, False
-            plan = after_tuning()
-            publisher.show(plan)
-            shown.expect(_expected(plan))
-            new = [one for one in plan.searches if one.search.key in waited_for]
-            for one in new:
-                shown.say(one.tuned.line)
-            _warn_of_ends(new)
-        return plan, make(plan.pending_reported)
+    def carry_out(self, plan: "Plan") -> int:
+        """Run what is pending, publish, and return the exit status."""
+        from apo_bench.report.markdown import leaderboard_text
 
+        self.store.remove_orphans()
+        complete = True
+        if plan.pending:
+            plan, complete = self._make(plan)
+        board = self.publisher.publish()
+        if not self.options.json:
+            print(f"\n{leaderboard_text(board)}\nleaderboard: {self.publisher.path}")
+        if not complete:
+            print("interrupted; the same command continues", file=sys.stderr)
+            return 1
+        if board.failures:
+            title, message = board.failures[0]
+            print(
+                f"apo-bench: {len(board.failures)} runs failed, the first: {title}: {message}; "
+                "the same command tries them again",
+                file=sys.stderr,
+            )
+        for line in _without_setting(plan):
+            print(f"apo-bench: {line}", file=sys.stderr)
+        return 1 if board.failures or plan.dropped or plan.unavailable else 0
 
-def _job(pending: "PlannedRun", plan: "Plan", store: "Store", threads: int, options: argparse.Namespace) -> "Job":
-    from apo_bench.executors.job import Job
-    from apo_bench.record import Intent
+    def _make(self, plan: "Plan") -> "tuple[Plan, bool]":
+        """Make the tuning runs, then the reported ones at the settings that they chose.
 
-    return Job(
-        intent=Intent(
-            spec=pending.run,
-            suite=plan.suite.name,
-            scale=plan.suite.scale,
-            fingerprint=pending.fingerprint,
-        ),
-        store=str(store.path),
-        threads=threads,
-        checkpoint_seconds=options.checkpoint_every,
-        co_scheduled=min(options.workers, plan.pending_count) - 1,
-    )
+        Returns:
+            The plan with these settings, and whether everything was run; False where Ctrl-C left some.
+        """
+        from apo_bench.display import display
+
+        with (
+            _following(self.options),
+            display(plan.pending_count, _expected(plan), to_stderr=self.options.json) as shown,
+        ):
+            self.publisher.follow(shown)
+            if plan.pending_tuning:
+                waited_for = [one.search.key for one in plan.searches if not one.tuned.is_final]
+                if not self._run(plan, plan.pending_tuning) or self.publisher.interrupted:
+                    return plan, False  # interrupted: also where the last tuning runs were let finish
+                plan = self.after_tuning()
+                self.publisher.show(plan)
+                shown.expect(_expected(plan))
+                new = [one for one in plan.searches if one.search.key in waited_for]
+                for one in new:
+                    shown.say(one.tuned.line)
+                _warn_of_ends(new)
+            return plan, self._run(plan, plan.pending_reported)
+
+    def _run(self, plan: "Plan", pending: "Sequence[PlannedRun]") -> bool:
+        from apo_bench.executors.local import execute
+
+        jobs = [self._job(plan, one) for one in pending]
+        return execute(jobs, self.store, workers=self.options.workers, watcher=self.publisher)
+
+    def _job(self, plan: "Plan", pending: "PlannedRun") -> "Job":
+        from apo_bench.executors.job import Job
+        from apo_bench.record import Intent
+
+        return Job(
+            intent=Intent(
+                spec=pending.run,
+                suite=plan.suite.name,
+                scale=plan.suite.scale,
+                fingerprint=pending.fingerprint,
+            ),
+            store=str(self.store.path),
+            threads=self.threads,
+            checkpoint_seconds=self.options.checkpoint_every,
+            co_scheduled=min(self.options.workers, plan.pending_count) - 1,
+        )
 
 
 def _expected(plan: "Plan") -> dict[str, float | None]:
@@ -289,172 +294,3 @@ def _ask(plan: "Plan", options: argparse.Namespace) -> None:
         raise UsageError(f"this takes {time}; give --yes to start it, or --plan to look at it")
     if input(f"This takes {time}. Start? [y/N] ").strip().lower() not in {"y", "yes"}:
         raise UsageError("not started; give fewer --tasks, --seeds or --epochs, or a smaller --scale")
-
-
-def _print_json(plan: "Plan", options: argparse.Namespace) -> None:
-    """Print the plan; a run whose setting is not chosen has no ``run_id``, and names the runs that it waits for."""
-    from apo_bench.estimate import cell_costs
-
-    costs = cell_costs(plan)
-    by_name = {(cost.task, cost.epochs): cost for cost in costs}
-
-    def described(planned: "PlannedRun") -> dict[str, Any]:
-        return {
-            "run_id": planned.run.run_id,
-            **_described(planned.run, by_name),
-            "done": planned.reused is not None,
-            "changed": list(planned.changed),
-            "expected_seconds": planned.expected_seconds,
-            "waits_for": [],
-        }
-
-    waiting = []
-    for one in (*plan.waiting, *plan.dropped):
-        run = _described(one.run.first, by_name)
-        for name in one.run.search.grid:
-            del run["hyperparameters"][name]
-        waiting.append(
-            {
-                "run_id": None,
-                **run,
-                "done": False,
-                "changed": [],
-                "expected_seconds": one.expected_seconds,
-                "waits_for": list(one.run.search.key),
-            }
-        )
-    cells = [
-        {
-            **dataclasses.asdict(cost),
-            "total_flops": cost.total_flops,
-            "gpu_hours_estimate": cost.gpu_hours(options.gpu_tflops),
-        }
-        for cost in costs
-    ]
-    tuning = [
-        {
-            "grid": search.search.grid,
-            "chosen": search.search.setting(search.tuned.chosen) if search.tuned.chosen else None,
-            "at_end_of_grid": list(search.tuned.ends),
-            "validation": search.tuned.validation,
-            "diverged": search.tuned.diverged,
-            "failed": search.tuned.failed,
-            "runs": [described(planned) for planned in search.runs],
-        }
-        for search in plan.searches
-    ]
-    printed = {
-        "tuning": tuning,
-        "runs": [*map(described, plan.runs), *waiting],
-        "cells": cells,
-        "assumed_gpu_tflops": options.gpu_tflops,
-        "unavailable": list(plan.unavailable),
-    }
-    print(json.dumps(printed, indent=2), flush=True)
-
-
-def _described(run: "RunSpec", costs: "Mapping[tuple[str, float], CellCost]") -> dict[str, Any]:
-    cost = costs[run.task, run.budget.epochs]
-    return {
-        "task": run.task,
-        "optimizer": run.optimizer.name,
-        "hyperparameters": dict(run.optimizer.hyperparameters),
-        "precision": str(run.precision),
-        "seed": run.seed,
-        "epochs": run.budget.epochs,
-        "flops_per_step": cost.flops_per_step,
-        "total_flops": cost.total_flops,
-    }
-
-
-def _print_costs(plan: "Plan", options: argparse.Namespace) -> None:
-    from apo_bench.estimate import cell_costs, cost_table
-
-    print(f"\n{cost_table(cell_costs(plan), options.gpu_tflops)}", flush=True)
-
-
-def _print_plan(plan: "Plan", device: "Device", options: argparse.Namespace, threads: int) -> None:
-    from tabulate import tabulate
-
-    from apo_bench.display import duration
-
-    suite = plan.suite
-    print(
-        f"suite {suite.name}, scale {suite.scale}, on {device}, {options.workers} x {threads} threads, "
-        f"store {options.store}\n"
-    )
-    rows: list[list[str]] = []
-    available = {entry.task for entry in suite.tasks}
-    by_entry = iter(plan.by_entry)
-    for entry in plan.asked.tasks:
-        rows += _rows(entry, next(by_entry) if entry.task in available else None, plan, options)
-    headers = ["task", "optimizers", "precisions", "epochs", "seeds", "runs", "done", "expected"]
-    print(tabulate(rows, headers=headers, disable_numparse=True, colalign=["left"] * 3 + ["right"] * 5))
-    seconds = plan.expected_seconds
-    time = f"about {duration(seconds / options.workers)} of training" if seconds is not None else "unknown time"
-    print(f"\n{plan.pending_count} of {plan.count} runs to be made: {time}")
-    if plan.waiting:
-        print(f"{len(plan.pending_tuning)} of them are tuning runs, for which {len(plan.waiting)} others wait")
-    for one in plan.searches:
-        print(f"tuning {one.tuned.line}")
-    for name, parts in _changes(plan).items():
-        print(f"running {name} anew, for these changed: {', '.join(parts)}")
-    sys.stdout.flush()
-
-
-def _rows(
-    entry: "TaskEntry", planned: "PlannedEntry | None", plan: "Plan", options: argparse.Namespace
-) -> Iterator[list[str]]:
-    """A row for a task's tuning runs, where it has any, and one for its reported runs; `None` has no data."""
-    from apo_bench.grid import tuning_points
-
-    competitors, formats = plan.asked.competitors(entry), plan.asked.formats(entry)
-    tried = tuning_points(entry, competitors)
-    if tried:
-        names = " ".join(f"{name} ({count} points)" for name, count in tried.items())
-        described = [entry.task, names, " ".join(formats), f"{entry.epochs:g}", f"{plan.asked.tuning_seed} (tuning)"]
-        if planned is None:
-            yield [*described, str(sum(tried.values()) * len(formats)), "–", "data missing"]
-        else:
-            left = [one.expected_seconds for one in planned.tuning if one.reused is None]
-            done = len(planned.tuning) - len(left)
-            yield [*described, str(len(planned.tuning)), str(done), _time(left, options)]
-    described = [
-        entry.task,
-        " ".join(_competitors(competitors)),
-        " ".join(formats),
-        f"{entry.epochs:g}",
-        ",".join(map(str, entry.seeds)),
-    ]
-    if planned is None:
-        yield [*described, str(len(competitors) * len(formats) * len(entry.seeds)), "–", "data missing"]
-        return
-    left = [one.expected_seconds for one in planned.runs if one.reused is None]
-    done = len(planned.runs) - len(left)
-    count = len(planned.runs) + len(planned.waiting)
-    left += [one.expected_seconds for one in planned.waiting]
-    yield [*described, str(count), str(done), _time(left, options)]
-
-
-def _time(seconds: Sequence[float | None], options: argparse.Namespace) -> str:
-    from apo_bench.display import duration
-    from apo_bench.plan import total
-
-    summed = total(seconds)
-    return "?" if summed is None else duration(summed / options.workers)
-
-
-def _competitors(declared: "Sequence[OptimizerEntry]") -> list[str]:
-    """Names, with the number of settings where it is not 1."""
-    counts = Counter(entry.optimizer for entry in declared)
-    return [name if count == 1 else f"{name} ({count} settings)" for name, count in counts.items()]
-
-
-def _changes(plan: "Plan") -> dict[str, list[str]]:
-    """By what must run anew (an optimizer on a task), the changed parts of its fingerprint."""
-    changes: dict[str, list[str]] = {}
-    for planned in plan.pending:
-        if planned.changed:
-            name = f"{planned.run.optimizer.name} on {planned.run.task}"
-            changes.setdefault(name, list(planned.changed))
-    return changes

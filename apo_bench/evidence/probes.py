@@ -10,9 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean, median, quantiles
 
-from scipy import stats
-
-from apo_bench.evidence.intervals import mean_interval
+from apo_bench.evidence.intervals import mean_interval, standard_error
 from apo_bench.probe_record import Probed, ProbeRecord
 from apo_bench.record import RunRecord
 from apo_bench.spec import OptimizerSpec
@@ -199,5 +197,5 @@ def _drift(rounds: Sequence[float]) -> float | None:
         return None
     first, second = rounds[:half], rounds[-half:]
     change = median(second) - median(first)
-    error = math.hypot(float(stats.sem(first)), float(stats.sem(second)))
+    error = math.hypot(standard_error(first), standard_error(second))
     return change if abs(change) > max(math.log1p(DRIFT), _CLEAR * error) else None

@@ -134,11 +134,9 @@ class _Executor:
         return not (self.waiting or self.elsewhere or self.interrupts > 1)
 
     def _start(self, job: Job) -> None:
-        from apo_bench.executors.worker import work  # imports torch
-
         mine, theirs = self.context.Pipe(duplex=False)
         slot = min(set(range(self.workers)) - {live.slot for live in self.live})
-        process = self.context.Process(target=work, args=(msgspec.json.encode(job), slot, theirs), daemon=False)
+        process = self.context.Process(target=_work, args=(msgspec.json.encode(job), slot, theirs), daemon=False)
         process.start()
         theirs.close()
         self.live.append(_Live(job, slot, process, mine, started_at=now()))
@@ -224,6 +222,13 @@ class _Executor:
             signal.signal(signal.SIGINT, previous)
             for live in self.live:
                 live.process.kill()
+
+
+def _work(encoded: bytes, slot: int, reports: Connection) -> None:
+    """Target of a run's process, for the server to import; this process need not import torch for it."""
+    from apo_bench.executors.worker import work
+
+    work(encoded, slot, reports)
 
 
 def _last_words(folder: Path | None) -> str:

@@ -1,6 +1,8 @@
 """One run in a process of its own. The fork server imports this module, and with it torch, once."""
 
+import atexit
 import faulthandler
+import gc
 import os
 import signal
 import threading
@@ -22,6 +24,8 @@ from apo_bench.spec import Device
 from apo_bench.store import Store, Workspace
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.trainer import train
+
+atexit.register(gc.freeze)  # else the server, when it ends, looks for garbage in all of torch: most of a second
 
 
 def work(encoded: bytes, slot: int, reports: Connection) -> None:

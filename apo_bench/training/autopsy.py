@@ -18,7 +18,7 @@ module's output. What is not finite in a model or rule that has taken no step (a
 import gc
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,9 @@ from torch.autograd.graph import GradientEdge
 from apo_bench.data.examples import Batch
 from apo_bench.record import Diverged, NonFinite
 from apo_bench.training.checkpoint import Checkpoints
+from apo_bench.training.loop import Loop
 from apo_bench.training.problem import Gradients, StepResult
 from apo_bench.training.rules import tensors_in
-
-if TYPE_CHECKING:
-    from apo_bench.training.trainer import Loop  # which imports this module
 
 WINDOW = 20
 """Steps before the divergent one that are looked at, and steps between two looks at what is kept before them."""
@@ -40,7 +38,7 @@ _SKIPPED_BY_RULES = ("meta", "curvature")
 
 
 def first_non_finite(
-    make: "Callable[[], Loop]", diverged: Diverged, steps: int, checkpoints: Checkpoints | None = None
+    make: Callable[[], Loop], diverged: Diverged, steps: int, checkpoints: Checkpoints | None = None
 ) -> NonFinite | None:
     """Find where a divergence began, by taking the run's last steps again.
 
@@ -89,7 +87,7 @@ class _SecondLook:
         checkpoints: Where the run's checkpoint is.
     """
 
-    def __init__(self, loop: "Loop", checkpoints: Checkpoints | None) -> None:
+    def __init__(self, loop: Loop, checkpoints: Checkpoints | None) -> None:
         self.loop = loop
         self._first: NonFinite | None = None
         self._doubtful: NonFinite | None = None

@@ -1,0 +1,46 @@
+"""How good a network is on a split."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from apo_bench.data.examples import Batch, Examples
+from apo_bench.tasks.task import Task
+from apo_bench.training.problem import Problem
+
+_BATCH = 1000
+
+
+@torch.no_grad()
+def evaluate(problem: Problem, task: Task, examples: Examples) -> tuple[float, float]:
+    """Judge the network, in evaluation mode, and leave it in training mode.
+
+    Args:
+        problem: Holds the network.
+        task: Says by which metric, and how large a batch of sequences may be.
+        examples: The split.
+
+    Returns:
+        Mean loss and metric over the split.
+    """
+    model, judge = problem.model, task.metric
+    total: Callable[[Tensor, Batch], Tensor] | None = getattr(judge, "total", None)
+    score: Callable[[Problem, Examples], float] | None = getattr(judge, "score", None)
+    device = problem.precision.device
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    metric = torch.zeros((), dtype=torch.float64, device=device)
+    model.eval()
+    count = 0
+    size = _BATCH if examples.lengths_NP is None else task.batch_size  # logits of sequences are large
+    for start in range(0, len(examples), size):
+        batch = examples.slice(start, start + size)
+        outputs = problem.outputs(batch)
+        weight = problem.normalizer(batch)
+        loss += problem.loss(outputs, batch) * weight
+        if total is not None:
+            metric += total(outputs, batch)
+        count += weight
+    judged = float(metric) / len(examples) if score is None else score(problem, examples)
+    model.train()
+    return float(loss) / count, judged
