@@ -237,8 +237,8 @@ class Environment(Frozen, frozen=True):
 
     Attributes:
         apo_bench: Version of this package.
-        git_sha: Revision it was built from.
-        dirty: Whether it was built from a modified tree.
+        git_sha: Revision of the checkout that it lies in, else the one it was built from.
+        dirty: Whether that tree was modified.
         python: Version.
         torch: Version.
         platform: Operating system and processor architecture.

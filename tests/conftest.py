@@ -5,7 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 from shell import TINY_TASK, Shell
+
+SHAPED = (
+    "apo_bench.optim.kronecker",
+    "apo_bench.optim.layers",
+    "apo_bench.training.objectives",
+    "baselines.kfac.damping",
+    "baselines.kfac.factors",
+)
+"""Modules whose declared shapes are checked in every call that a test makes."""
+install_import_hook(SHAPED, "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,12 @@
 """Instruments measure what they say."""
 
 import dataclasses
+import os
+import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from test_trainer import TASK, run_spec
 from apo_bench.data.examples import Splits
 from apo_bench.measure import environment as environment_module
 from apo_bench.measure.clock import Clock
-from apo_bench.measure.environment import environment
+from apo_bench.measure.environment import Build, build_of, environment
 from apo_bench.measure.ledger import Ledger
 from apo_bench.measure.memory import PeakMemory, resident_bytes
 from apo_bench.registry import optimizers
@@ -196,3 +199,52 @@ def test_the_phases_of_a_step_cost_less_than_a_hundredth_of_a_small_networks_ste
                     pass
         times.append((time.perf_counter() - start) / 100)
     assert min(times) < 0.01 * 0.007
+
+
+def _checkout(folder: Path) -> tuple[Path, str]:
+    """A package in a repository with one commit."""
+    package = folder / "package"
+    package.mkdir()
+    (package / "code.py").write_text("x = 1\n", encoding="utf-8")
+    (package / "_build.json").write_text('{"git_sha": "0123", "dirty": true}', encoding="utf-8")
+    (folder / ".gitignore").write_text("_build.json\n", encoding="utf-8")
+
+    def git(*arguments: str) -> str:
+        who = {f"GIT_{role}_{what}": "a@b" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        done = subprocess.run(
+            ["git", "-C", folder, *arguments],  # noqa: S607
+            check=True,
+            capture_output=True,
+            text=True,
+            env=os.environ | who,
+        )
+        return done.stdout.strip()
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "one")
+    return package, git("rev-parse", "HEAD")
+
+
+def test_a_checkout_tells_its_own_revision_and_whether_it_was_changed(tmp_path: Path) -> None:
+    """An editable installation has a file too, of the revision at which it was made."""
+    package, revision = _checkout(tmp_path)
+    assert build_of(package) == Build(revision, dirty=False)
+    (package / "code.py").write_text("x = 2\n", encoding="utf-8")
+    assert build_of(package) == Build(revision, dirty=True)
+
+
+def test_a_wheel_tells_the_revision_it_was_built_from(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    assert build_of(package) == Build()
+    (package / "_build.json").write_text('{"git_sha": "0123", "dirty": true}', encoding="utf-8")
+    assert build_of(package) == Build("0123", dirty=True)
+
+
+def test_a_checkout_of_which_git_tells_nothing_is_not_taken_for_an_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, _ = _checkout(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert build_of(package) == Build()

@@ -18,13 +18,14 @@ import torch._dynamo
 from apo_bench import registry
 from apo_bench.errors import ApoBenchError
 from apo_bench.executors.job import Begun, Busy, Finished, Job, Report, failed, now
-from apo_bench.measure.environment import environment
+from apo_bench.measure.environment import build, environment
 from apo_bench.record import SCHEMA, Crashed, OutOfMemory, RunRecord
 from apo_bench.spec import Device
 from apo_bench.store import Store, Workspace
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.trainer import train
 
+build()  # the revision whose code the server loads now
 atexit.register(gc.freeze)  # else the server, when it ends, looks for garbage in all of torch: most of a second
 
 

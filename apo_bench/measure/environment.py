@@ -4,6 +4,7 @@ import functools
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from operator import attrgetter
@@ -72,7 +73,12 @@ _CONFIDENTIAL = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "KEY")
 _A_PATH = "(a path)"
 
 
-class _Build(msgspec.Struct):
+_CHANGES = ("status", "--porcelain")
+
+
+class Build(msgspec.Struct, frozen=True):
+    """Revision of the code, as hexadecimal digits, and whether it was changed since; `None` where it is not known."""
+
     git_sha: str | None = None
     dirty: bool | None = None
 
@@ -85,13 +91,13 @@ def environment(device: torch.device, plugins: Iterable[str] = (), co_scheduled:
         plugins: Distributions that brought the run's task and optimizer.
         co_scheduled: How many other runs the same command may have in flight meanwhile.
     """
-    build = _build()
+    code = build()
     cuda = device.type == "cuda"
     card = open_card(device)
     return Environment(
         apo_bench=version("apo-bench"),
-        git_sha=build.git_sha,
-        dirty=build.dirty,
+        git_sha=code.git_sha,
+        dirty=code.dirty,
         python=platform.python_version(),
         torch=str(torch.__version__),
         platform=platform.platform(),
@@ -116,10 +122,30 @@ def device_name(device: Device) -> str:
 
 
 @functools.cache
-def _build() -> _Build:
-    """What was written into the wheel when it was built."""
-    path = Path(__file__).parent.parent / "_build.json"
-    return msgspec.json.decode(path.read_bytes(), type=_Build) if path.exists() else _Build()
+def build() -> Build:
+    """The code of this process. Asked early, it is what was loaded, whatever is edited while a run goes on."""
+    return build_of(Path(__file__).parent.parent)
+
+
+def build_of(package: Path) -> Build:
+    """Revision of a package's code: of the checkout that it lies in, else as it was written into the wheel.
+
+    A checkout tells its own (an editable installation would tell the revision at which it was made); where git cannot
+    be asked about it, nothing is known.
+    """
+    if (package.parent / ".git").exists():
+        try:
+            revision, changes = (_git(package.parent, *asked) for asked in (("rev-parse", "HEAD"), _CHANGES))
+        except (OSError, subprocess.CalledProcessError):
+            return Build()
+        return Build(git_sha=revision, dirty=bool(changes))
+    path = package / "_build.json"
+    return msgspec.json.decode(path.read_bytes(), type=Build) if path.exists() else Build()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 - git
 
 
 def _processor() -> str:

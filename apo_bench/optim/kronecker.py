@@ -13,10 +13,17 @@ The inputs of a wide convolution are many: K places of the kernel times C channe
 takes A itself as a Kronecker product of a K × K and a C × C matrix; everything else stays the same.
 """
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+Inputs = Float[Tensor, "*batch I I"]
+Outputs = Float[Tensor, "*batch O O"]
+Weights = Float[Tensor, "*batch O I"]
+Channels = Float[Tensor, "*batch C C"]
+Places = Float[Tensor, "*batch K K"]
 
 
 class Factors(NamedTuple):
@@ -28,23 +35,23 @@ class Factors(NamedTuple):
         S_OI: Scales in the basis of A and B; P depends on their squares.
     """
 
-    A_II: Tensor
-    B_OO: Tensor
-    S_OI: Tensor
+    A_II: Inputs
+    B_OO: Outputs
+    S_OI: Weights
 
-    def times_A(self, W_OI: Tensor) -> Tensor:  # noqa: N802 - A is the symbol
+    def times_A(self, W_OI: Weights) -> Weights:  # noqa: N802 - A is the symbol
         """W A."""
         return W_OI @ self.A_II
 
-    def times_A_transposed(self, W_OI: Tensor) -> Tensor:  # noqa: N802
+    def times_A_transposed(self, W_OI: Weights) -> Weights:  # noqa: N802
         """W Aᵀ."""
         return W_OI @ self.A_II.mT
 
-    def gradient_in_A(self, X_OI: Tensor, Z_OI: Tensor) -> tuple[Tensor, ...]:  # noqa: N802
+    def gradient_in_A(self, X_OI: Weights, Z_OI: Weights) -> tuple[Tensor, ...]:  # noqa: N802
         """Gradient of ⟨X A, Z⟩ in the parts of A."""
         return (X_OI.mT @ Z_OI,)
 
-    def gram(self) -> tuple[Self, Tensor]:
+    def gram(self) -> tuple["Factors", Float[Tensor, "*batch I"]]:
         """The same with AᵀA in A's place, entries squared, and the diagonal of AᵀA."""
         C_II = self.A_II.mT @ self.A_II
         return self._replace(A_II=C_II.square()), C_II.diagonal(dim1=-2, dim2=-1)
@@ -60,28 +67,28 @@ class SpatialFactors(NamedTuple):
         S_OI: Scales; the columns run over places, then channels, then the bias.
     """
 
-    A_CC: Tensor
-    A_KK: Tensor
-    B_OO: Tensor
-    S_OI: Tensor
+    A_CC: Channels
+    A_KK: Places
+    B_OO: Outputs
+    S_OI: Weights
 
     @property
-    def A_II(self) -> Tensor:  # noqa: N802
+    def A_II(self) -> Inputs:  # noqa: N802
         """A as a matrix; for tests and small layers."""
         A_II = torch.eye(self.S_OI.shape[-1], dtype=self.A_CC.dtype, device=self.A_CC.device)
         columns = self.A_KK.shape[-1] * self.A_CC.shape[-1]
         A_II[:columns, :columns] = torch.kron(self.A_KK, self.A_CC)
         return A_II
 
-    def times_A(self, W_OI: Tensor) -> Tensor:  # noqa: N802
+    def times_A(self, W_OI: Weights) -> Weights:  # noqa: N802
         """W A."""
         return self._transformed(W_OI, self.A_CC, self.A_KK.mT)
 
-    def times_A_transposed(self, W_OI: Tensor) -> Tensor:  # noqa: N802
+    def times_A_transposed(self, W_OI: Weights) -> Weights:  # noqa: N802
         """W Aᵀ."""
         return self._transformed(W_OI, self.A_CC.mT, self.A_KK)
 
-    def gradient_in_A(self, X_OI: Tensor, Z_OI: Tensor) -> tuple[Tensor, ...]:  # noqa: N802
+    def gradient_in_A(self, X_OI: Weights, Z_OI: Weights) -> tuple[Tensor, ...]:  # noqa: N802
         """Gradient of ⟨X A, Z⟩ in A_CC and A_KK."""
         X_OKC, Z_OKC = self._kernels(X_OI), self._kernels(Z_OI)
         in_places = (_over_outputs(self.A_KK.mT) @ X_OKC).flatten(-3, -2)
@@ -91,7 +98,7 @@ class SpatialFactors(NamedTuple):
             in_channels.transpose(-3, -2).flatten(-2) @ Z_OKC.transpose(-3, -2).flatten(-2).mT,
         )
 
-    def gram(self) -> tuple[Self, Tensor]:
+    def gram(self) -> tuple["SpatialFactors", Float[Tensor, "*batch I"]]:
         """The same with AᵀA in A's place, entries squared, and the diagonal of AᵀA."""
         C_CC, C_KK = self.A_CC.mT @ self.A_CC, self.A_KK.mT @ self.A_KK
         diagonals = C_KK.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) * C_CC.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)
@@ -99,13 +106,13 @@ class SpatialFactors(NamedTuple):
         diagonal = torch.nn.functional.pad(diagonals.flatten(-2), (0, bias), value=1.0)
         return self._replace(A_CC=C_CC.square(), A_KK=C_KK.square()), diagonal
 
-    def _kernels(self, W_OI: Tensor) -> Tensor:
+    def _kernels(self, W_OI: Weights) -> Float[Tensor, "*batch O K C"]:
         """Rows as kernels ``(out, places, channels)``, without the bias."""
         places, channels = self.A_KK.shape[-1], self.A_CC.shape[-1]
-        kernels: Tensor = W_OI[..., : places * channels].unflatten(-1, (places, channels))  # type: ignore[no-untyped-call]
+        kernels: Float[Tensor, "*batch O K C"] = W_OI[..., : places * channels].unflatten(-1, (places, channels))  # type: ignore[no-untyped-call]
         return kernels
 
-    def _transformed(self, W_OI: Tensor, channels_CC: Tensor, places_KK: Tensor) -> Tensor:
+    def _transformed(self, W_OI: Weights, channels_CC: Channels, places_KK: Places) -> Weights:
         kernels = _over_outputs(places_KK) @ (self._kernels(W_OI) @ _over_outputs(channels_CC))
         columns = kernels.shape[-1] * kernels.shape[-2]
         return torch.cat([kernels.flatten(-2), W_OI[..., columns:]], dim=-1)
@@ -140,7 +147,7 @@ def spatial_identity(
     )
 
 
-def precondition(factors: AnyFactors, G_OI: Tensor) -> Tensor:
+def precondition(factors: AnyFactors, G_OI: Weights) -> Weights:
     """P vec(G) in matrix form, B (S² ∘ (Bᵀ G A)) Aᵀ; the same shape as ``G_OI``.
 
     >>> I = identity(2, 3, dtype=torch.float64, device=torch.device("cpu"))
@@ -152,7 +159,7 @@ def precondition(factors: AnyFactors, G_OI: Tensor) -> Tensor:
     return factors.times_A_transposed(B @ (S.square() * (B.mT @ factors.times_A(G_OI))))
 
 
-def meta_gradient(factors: AnyFactors, G_OI: Tensor, q_OI: Tensor, rate: float) -> AnyFactors:
+def meta_gradient(factors: AnyFactors, G_OI: Weights, q_OI: Weights, rate: float) -> AnyFactors:
     """∂Q/∂(A, B, S) for θ′ = θ − η P g, where q = ∂Q/∂θ′ does not look through P.
 
     With G̃ = Bᵀ G A and Q̃ = Bᵀ q A,
@@ -182,14 +189,14 @@ def meta_gradient(factors: AnyFactors, G_OI: Tensor, q_OI: Tensor, rate: float) 
     )
 
 
-def dense(factors: AnyFactors) -> Tensor:
+def dense(factors: AnyFactors) -> Float[Tensor, "OI OI"]:
     """P as a matrix of (in · out) × (in · out), acting on vec by columns; for tests and small layers."""
     kron = torch.kron(factors.A_II, factors.B_OO)
     scales = factors.S_OI.mT.reshape(-1)
     return (kron * scales.square()) @ kron.mT
 
 
-def damped_kfac(A_factor_II: Tensor, G_factor_OO: Tensor, fisher_weight: float, damping: float) -> Factors:
+def damped_kfac(A_factor_II: Inputs, G_factor_OO: Outputs, fisher_weight: float, damping: float) -> Factors:
     """Factors of (λ_F Ā ⊗ Ḡ + λ_W I)⁻¹: unfactored damped KFAC is exactly representable.
 
     A = U_A, B = U_G and S = (λ_F s_G s_Aᵀ + λ_W)^(−1/2), from the eigendecompositions of both factors.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 _MATRIX = 2
@@ -66,7 +67,7 @@ def find_layers(model: nn.Module, parameters: Sequence[Tensor]) -> tuple[list[La
     return layers, list(rest)
 
 
-def to_matrix(layer: Layer, tensors: Tensors) -> Tensor:
+def to_matrix(layer: Layer, tensors: Tensors) -> Shaped[Tensor, "{layer.out_features} {layer.in_features}"]:
     """The layer's part of ``tensors`` as a matrix ``(out, in)``."""
     tensor = tensors[layer.weight]
     if tensor.ndim > _MATRIX:
@@ -77,7 +78,9 @@ def to_matrix(layer: Layer, tensors: Tensors) -> Tensor:
     return torch.cat([matrix, tensors[layer.bias].unsqueeze(1)], dim=1)
 
 
-def from_matrix(layer: Layer, matrix_OI: Tensor, like: Tensors) -> dict[int, Tensor]:
+def from_matrix(
+    layer: Layer, matrix_OI: Shaped[Tensor, "{layer.out_features} {layer.in_features}"], like: Tensors
+) -> dict[int, Tensor]:
     """Undo `to_matrix`: tensors by the place of their parameter, in the shapes of ``like``."""
     shape = like[layer.weight].shape
     weight = matrix_OI if layer.bias is None else matrix_OI[:, :-1]

@@ -4,27 +4,33 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import torch
+from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from apo_bench.data.examples import Batch
 
+Outputs = Float[Tensor, "B *rest"]
+Logits = Float[Tensor, "B C"]
+SequenceLogits = Float[Tensor, "B T V"]
+Scalar = Float[Tensor, ""]
+
 
 class Objective(Protocol):
     """A negative log-likelihood with the discrepancy that belongs to it."""
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def loss(self, outputs: Outputs, batch: Batch) -> Scalar:
         """Mean negative log-likelihood over ``normalizer(batch)``, a float32 scalar."""
         ...
 
-    def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:
+    def discrepancy(self, new: Outputs, old: Outputs, batch: Batch) -> Scalar:
         """Mean output-space discrepancy ρ(new, old) over ``normalizer(batch)``; 0 with zero gradient at ``new = old``.
 
         Differentiable in both arguments: with their roles swapped it is the discrepancy in the other direction.
         """
         ...
 
-    def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
+    def hessian_square_root(self, outputs: Outputs, batch: Batch) -> Iterator[Outputs]:
         """Square root of the Hessian of each example's negative log-likelihood in its outputs (for the exact GGN).
 
         Yields:
@@ -33,7 +39,7 @@ class Objective(Protocol):
         """
         ...
 
-    def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+    def sample_targets(self, outputs: Outputs, batch: Batch, generator: torch.Generator) -> Tensor:
         """Targets drawn from the model's own predictive distribution on ``batch`` (for the true Fisher)."""
         ...
 
@@ -50,11 +56,11 @@ def wide(outputs: Tensor) -> Tensor:
 class CrossEntropy:
     """Softmax cross-entropy on logits ``(batch, classes)`` and labels ``(batch,)``; 16-bit logits become float32."""
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def loss(self, outputs: Logits, batch: Batch) -> Scalar:
         """Mean cross-entropy over the examples."""
         return F.cross_entropy(wide(outputs), batch.targets)
 
-    def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002 - every example counts
+    def discrepancy(self, new: Logits, old: Logits, batch: Batch) -> Scalar:  # noqa: ARG002 - every example counts
         """Mean of KL(old ‖ new), whose Hessian at ``new = old`` is the Fisher matrix."""
         return F.kl_div(
             F.log_softmax(wide(new), dim=-1),
@@ -63,11 +69,11 @@ class CrossEntropy:
             reduction="batchmean",
         )
 
-    def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:  # noqa: ARG002 - every example counts
+    def hessian_square_root(self, outputs: Logits, batch: Batch) -> Iterator[Logits]:  # noqa: ARG002 - every example counts
         """√p_c (e_c − p) for each class c: the columns of diag(√p) − p √pᵀ, whose square is diag(p) − p pᵀ."""
         return _softmax_columns(wide(outputs.detach()).softmax(dim=-1))
 
-    def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - every example counts
+    def sample_targets(self, outputs: Logits, batch: Batch, generator: torch.Generator) -> Integer[Tensor, "B"]:  # noqa: ARG002 - every example counts
         """One label an example, drawn from the softmax; ``generator`` lives on the outputs' device."""
         probabilities = wide(outputs.detach()).softmax(dim=-1)
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
@@ -96,7 +102,7 @@ class TokenCrossEntropy:
         self.padding = padding
         self.label_smoothing = label_smoothing
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def loss(self, outputs: SequenceLogits, batch: Batch) -> Scalar:
         """Mean over all tokens of the batch."""
         return F.cross_entropy(
             wide(outputs).flatten(0, -2),
@@ -105,13 +111,13 @@ class TokenCrossEntropy:
             label_smoothing=self.label_smoothing,
         )
 
-    def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:
+    def discrepancy(self, new: SequenceLogits, old: SequenceLogits, batch: Batch) -> Scalar:
         """Mean over all tokens of KL(old ‖ new); computed on the tokens alone, as the logits are large."""
         place_M = self._tokens(batch)
         new_MV, old_MV = (logits.flatten(0, -2).index_select(0, place_M) for logits in (new, old))
         return CrossEntropy().discrepancy(new_MV, old_MV, batch)
 
-    def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
+    def hessian_square_root(self, outputs: SequenceLogits, batch: Batch) -> Iterator[SequenceLogits]:
         """√p_c (e_c − p) at one position and for one class at a time: positions of one sequence are independent.
 
         A class at all positions at once would make the columns of positions that influence each other inside the
@@ -126,7 +132,9 @@ class TokenCrossEntropy:
                 column_BTV[:, t] = column_BV
                 yield column_BTV
 
-    def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+    def sample_targets(
+        self, outputs: SequenceLogits, batch: Batch, generator: torch.Generator
+    ) -> Integer[Tensor, "B T"]:
         """A token where the batch has one, drawn from the softmax; padding stays padding.
 
         The padding itself is never drawn, whatever its probability: as a target it would be none.
@@ -147,7 +155,7 @@ class TokenCrossEntropy:
         return (batch.targets.flatten() != self.padding).nonzero().squeeze(1)
 
 
-def _softmax_columns(p_BC: Tensor) -> Iterator[Tensor]:
+def _softmax_columns(p_BC: Logits) -> Iterator[Logits]:
     """√p_c (e_c − p) for each class c."""
     for c in range(p_BC.shape[-1]):
         root_B = p_BC[:, c].sqrt()
@@ -167,7 +175,7 @@ class SquaredError:
     1.25
     """
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def loss(self, outputs: Outputs, batch: Batch) -> Scalar:
         """Mean over the examples of ½ ‖f − t‖².
 
         Raises:
@@ -175,16 +183,16 @@ class SquaredError:
         """
         return _half_squared_distance(outputs, of_shape(outputs, batch.targets))
 
-    def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002 - every example counts
+    def discrepancy(self, new: Outputs, old: Outputs, batch: Batch) -> Scalar:  # noqa: ARG002 - every example counts
         """Mean of ½ ‖new − old‖², the KL divergence of both Gaussians in either direction."""
         return _half_squared_distance(new, old)
 
-    def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:  # noqa: ARG002 - every example counts
+    def hessian_square_root(self, outputs: Outputs, batch: Batch) -> Iterator[Outputs]:  # noqa: ARG002 - every example counts
         """Unit vectors: the Hessian is the identity."""
         ones = torch.ones_like(wide(outputs.detach()))
         return _one_output_at_a_time(ones)
 
-    def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - every example counts
+    def sample_targets(self, outputs: Outputs, batch: Batch, generator: torch.Generator) -> Outputs:  # noqa: ARG002 - every example counts
         """Outputs plus standard normal noise; ``generator`` lives on the outputs' device."""
         mean = wide(outputs.detach())
         return mean + torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
@@ -205,7 +213,7 @@ class BernoulliCrossEntropy:
     1.3863
     """
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def loss(self, outputs: Outputs, batch: Batch) -> Scalar:
         """Mean over the examples of −Σ (t log σ(f) + (1 − t) log σ(−f)).
 
         Raises:
@@ -215,7 +223,7 @@ class BernoulliCrossEntropy:
         targets = of_shape(outputs, batch.targets).to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
 
-    def discrepancy(self, new: Tensor, old: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002 - every example counts
+    def discrepancy(self, new: Outputs, old: Outputs, batch: Batch) -> Scalar:  # noqa: ARG002 - every example counts
         """Mean of KL(old ‖ new) = Σ σ(old) log(σ(old) / σ(new)) + σ(−old) log(σ(−old) / σ(−new)).
 
         No logarithm of a rounded probability is taken, so that saturated units give finite numbers.
@@ -225,12 +233,12 @@ class BernoulliCrossEntropy:
         zero = torch.sigmoid(-old) * (F.logsigmoid(-old) - F.logsigmoid(-new))
         return (one + zero).sum() / len(new)
 
-    def hessian_square_root(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:  # noqa: ARG002 - every example counts
+    def hessian_square_root(self, outputs: Outputs, batch: Batch) -> Iterator[Outputs]:  # noqa: ARG002 - every example counts
         """√(p (1 − p)) e_c for each output c."""
         logits = wide(outputs.detach())
         return _one_output_at_a_time((torch.sigmoid(logits) * torch.sigmoid(-logits)).sqrt())
 
-    def sample_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - every example counts
+    def sample_targets(self, outputs: Outputs, batch: Batch, generator: torch.Generator) -> Outputs:  # noqa: ARG002 - every example counts
         """0 or 1 for each output, in floating point; ``generator`` lives on the outputs' device."""
         return torch.bernoulli(torch.sigmoid(wide(outputs.detach())), generator=generator)
 

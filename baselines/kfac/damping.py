@@ -11,7 +11,14 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+Inputs = Float[Tensor, "I I"]
+Outputs = Float[Tensor, "O O"]
+Weights = Float[Tensor, "O I"]
+Scalar = Float[Tensor, ""]
+Symmetric = Float[Tensor, "D D"]
 
 
 class NotInvertibleError(ArithmeticError):
@@ -35,10 +42,10 @@ class Solver(StrEnum):
 class Inverses(NamedTuple):
     """Damped inverses of both factors."""
 
-    A_inverse_II: Tensor
-    G_inverse_OO: Tensor
+    A_inverse_II: Inputs
+    G_inverse_OO: Outputs
 
-    def precondition(self, W_OI: Tensor) -> Tensor:
+    def precondition(self, W_OI: Weights) -> Weights:
         """G⁻¹ W A⁻¹; both orders of the two products cost the same."""
         return self.G_inverse_OO @ W_OI @ self.A_inverse_II
 
@@ -46,16 +53,16 @@ class Inverses(NamedTuple):
 class Eigenbasis(NamedTuple):
     """Eigenvectors of both factors and the damped inverse eigenvalues of their product."""
 
-    U_A: Tensor
-    U_G: Tensor
-    inverse_OI: Tensor
+    U_A: Inputs
+    U_G: Outputs
+    inverse_OI: Weights
 
-    def precondition(self, W_OI: Tensor) -> Tensor:
+    def precondition(self, W_OI: Weights) -> Weights:
         """U_G ((U_Gᵀ W U_A) ∘ inverse) U_Aᵀ."""
         return self.U_G @ ((self.U_G.mT @ W_OI @ self.U_A) * self.inverse_OI) @ self.U_A.mT
 
 
-def split(A_II: Tensor, G_OO: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+def split(A_II: Inputs, G_OO: Outputs, damping: float) -> tuple[Scalar, Scalar]:
     """π √λ and √λ/π as scalar tensors; π = 1 where a factor vanishes.
 
     >>> [float(part) for part in split(torch.eye(2) * 4.0, torch.eye(3), 0.25)]
@@ -68,7 +75,7 @@ def split(A_II: Tensor, G_OO: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     return pi * root, root / pi
 
 
-def inverse(matrix: Tensor, damping: Tensor) -> Tensor:
+def inverse(matrix: Symmetric, damping: Scalar) -> Symmetric:
     """(M + d I)⁻¹ of a symmetric positive semidefinite matrix by Cholesky, in float64 where float32 does not do.
 
     Raises:
@@ -85,13 +92,13 @@ def inverse(matrix: Tensor, damping: Tensor) -> Tensor:
     raise NotInvertibleError
 
 
-def damped_inverses(A_II: Tensor, G_OO: Tensor, damping: float) -> Inverses:
+def damped_inverses(A_II: Inputs, G_OO: Outputs, damping: float) -> Inverses:
     """Both inverses under factored damping, by Cholesky."""
     for_A, for_G = split(A_II, G_OO, damping)
     return Inverses(inverse(A_II, for_A), inverse(G_OO, for_G))
 
 
-def damped_eigenbasis(A_II: Tensor, G_OO: Tensor, damping: float, form: Damping) -> Inverses | Eigenbasis:
+def damped_eigenbasis(A_II: Inputs, G_OO: Outputs, damping: float, form: Damping) -> Inverses | Eigenbasis:
     """The same by eigendecomposition, under either form of damping.
 
     Factored damping keeps the Kronecker form, so the inverses are formed: two products a step instead of four.
@@ -103,7 +110,7 @@ def damped_eigenbasis(A_II: Tensor, G_OO: Tensor, damping: float, form: Damping)
     return Eigenbasis(U_A, U_G, (torch.outer(s_G, s_A) + damping).reciprocal_())
 
 
-def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def eigenvectors(matrix: Symmetric) -> tuple[Float[Tensor, "D"], Symmetric]:
     """Eigenvalues, not below zero, and eigenvectors of a symmetric positive semidefinite matrix.
 
     Raises:

@@ -17,8 +17,12 @@ input more, which is always 1 and never stored.
 from enum import StrEnum
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+InputRows = Float[Tensor, "N R I"]
+GradientRows = Float[Tensor, "N R O"]
 
 
 class Sharing(StrEnum):
@@ -28,7 +32,7 @@ class Sharing(StrEnum):
     REDUCE = "reduce"
 
 
-def input_rows(module: nn.Module, inputs: Tensor) -> Tensor:
+def input_rows(module: nn.Module, inputs: Float[Tensor, "N ..."]) -> InputRows:
     """Bring a layer's input to ``x_NRI`` (without the bias's 1).
 
     A kernel's columns run over height, width, channels.
@@ -52,21 +56,26 @@ def input_rows(module: nn.Module, inputs: Tensor) -> Tensor:
     return windows.reshape(batch, places_h * places_w, k_h * k_w * channels)
 
 
-def gradient_rows(module: nn.Module, gradient: Tensor) -> Tensor:
+def gradient_rows(module: nn.Module, gradient: Float[Tensor, "N ..."]) -> GradientRows:
     """Bring the gradient in a layer's output to ``g_NRO``."""
     if isinstance(module, nn.Conv2d):
         gradient = gradient.movedim(1, -1)
     return gradient.reshape(gradient.shape[0], -1, gradient.shape[-1])
 
 
-def share(x_NRI: Tensor, g_NRO: Tensor, sharing: Sharing) -> tuple[Tensor, Tensor]:
-    """Treat the shared positions: *expand* leaves them, *reduce* averages inputs and sums gradients."""
+def share(
+    x_NRI: InputRows, g_MRO: Float[Tensor, "M R O"], sharing: Sharing
+) -> tuple[Float[Tensor, "N S I"], Float[Tensor, "M S O"]]:
+    """Treat the shared positions: *expand* leaves them, *reduce* averages inputs and sums gradients.
+
+    For the exact Fisher matrix an example has several gradients: M is then a multiple of N.
+    """
     if sharing is Sharing.REDUCE and x_NRI.shape[1] > 1:
-        return x_NRI.mean(1, keepdim=True), g_NRO.sum(1, keepdim=True)
-    return x_NRI, g_NRO
+        return x_NRI.mean(1, keepdim=True), g_MRO.sum(1, keepdim=True)
+    return x_NRI, g_MRO
 
 
-def input_factor(x_NRI: Tensor, *, bias: bool) -> Tensor:
+def input_factor(x_NRI: InputRows, *, bias: bool) -> Float[Tensor, "I+{bias} I+{bias}"]:
     """A = 1/(N R) Σ x xᵀ, with a last row and column for the bias's 1.
 
     >>> input_factor(torch.tensor([[[1.0, 2.0]], [[3.0, 0.0]]]), bias=True)
@@ -85,13 +94,21 @@ def input_factor(x_NRI: Tensor, *, bias: bool) -> Tensor:
     return A_II.div_(count)
 
 
-def gradient_factor(g_NRO: Tensor, normalizer: int) -> Tensor:
+def gradient_factor(g_NRO: GradientRows, normalizer: int) -> Float[Tensor, "O O"]:
     """G = N Σ ĝ ĝᵀ, where N is what the mean loss was divided by."""
     rows = g_NRO.flatten(0, 1)
     return (rows.mT @ rows).mul_(normalizer)
 
 
-def squares_in_basis(x_NRI: Tensor, g_NRO: Tensor, U_A: Tensor, U_G: Tensor, normalizer: int, *, bias: bool) -> Tensor:
+def squares_in_basis(
+    x_NRI: InputRows,
+    g_NRO: GradientRows,
+    U_A: Float[Tensor, "I+{bias} I+{bias}"],
+    U_G: Float[Tensor, "O O"],
+    normalizer: int,
+    *,
+    bias: bool,
+) -> Float[Tensor, "O I+{bias}"]:
     """Second moments of the examples' gradients in a Kronecker basis (George et al., 2018).
 
         S = 1/N Σ_n (U_Gᵀ (Σ_r N ĝ_nr x_nrᵀ) U_A)²,
