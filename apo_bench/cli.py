@@ -18,6 +18,7 @@ COMMANDS = {
     "probe": "probe",
     "status": "status",
     "report": "report",
+    "check": "check",
     "export": "export",
     "wandb": "wandb",
     "data": "data",

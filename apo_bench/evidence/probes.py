@@ -41,6 +41,7 @@ class StepCost:
         high: Upper end.
         processes: Their number.
         kinds: Name, share and milliseconds of each kind of step.
+        logarithms: Of the ratio, one a process.
         flags: Reasons to doubt the measurement.
     """
 
@@ -50,6 +51,7 @@ class StepCost:
     high: float | None
     processes: int
     kinds: tuple[tuple[str, float, float], ...]
+    logarithms: tuple[float, ...]
     flags: tuple[str, ...]
 
     @property
@@ -139,7 +141,8 @@ def _cost(probed: Probed, reference: Sequence[Sequence[float]], machine: tuple[s
         [math.log(time / other) for time, other in zip(times, others, strict=True)]
         for times, others in zip(own, reference, strict=True)
     ]
-    interval = mean_interval([fmean(rounds) for rounds in logs])
+    logarithms = tuple(fmean(rounds) for rounds in logs)
+    interval = mean_interval(logarithms)
     low, high = (
         (math.exp(interval.mean - interval.half_width), math.exp(interval.mean + interval.half_width))
         if interval.half_width is not None
@@ -154,6 +157,7 @@ def _cost(probed: Probed, reference: Sequence[Sequence[float]], machine: tuple[s
         kinds=tuple(
             (kind.name, kind.share, median(median(times) for times in kind.milliseconds)) for kind in probed.kinds
         ),
+        logarithms=logarithms,
         flags=(*machine, *_own_flags(probed, logs, interval.half_width)),
     )
 

@@ -24,7 +24,7 @@ def leaderboard_markdown(board: Leaderboard) -> str:
     ]
     for section in board.sections:
         lines += [
-            f"## {_text(section.task)} on {section.device}{section.budget}",
+            f"## {escaped(section.task)} on {section.device}{section.budget}",
             "",
             _facts(section),
             "",
@@ -32,18 +32,18 @@ def leaderboard_markdown(board: Leaderboard) -> str:
             "",
         ]
     if board.tuned:
-        lines += ["## Tuning", "", *(f"- {_text(one.line)}" for one in board.tuned), ""]
+        lines += ["## Tuning", "", *(f"- {escaped(one.line)}" for one in board.tuned), ""]
     if board.diverged:
         lines += ["## Diverged runs", ""]
-        lines += [f"- {_text(title)}: {_text(message)}" for title, message in board.diverged]
+        lines += [f"- {escaped(title)}: {escaped(message)}" for title, message in board.diverged]
         lines.append("")
     if board.failures:
         lines += ["## Runs without a result", ""]
-        lines += [f"- {_text(title)}: {_text(message)}" for title, message in board.failures]
+        lines += [f"- {escaped(title)}: {escaped(message)}" for title, message in board.failures]
         lines.append("")
     doubts = _doubts(board)
     if doubts:
-        lines += ["## Doubtful measurements", "", *(f"- {_text(doubt)}" for doubt in doubts), ""]
+        lines += ["## Doubtful measurements", "", *(f"- {escaped(doubt)}" for doubt in doubts), ""]
     rows = [row for section in board.sections for row in section.rows]
     parts = [
         (_LEGEND, True),
@@ -56,7 +56,7 @@ def leaderboard_markdown(board: Leaderboard) -> str:
     lines += ["## How to read this", "", legend, ""]
     if board.machines:
         lines += ["Made on:", ""]
-        lines += [f"- {_text(machine)}" for machine in board.machines]
+        lines += [f"- {escaped(machine)}" for machine in board.machines]
         lines.append("")
     return "\n".join(lines)
 
@@ -136,7 +136,7 @@ def _columns(section: Section, *, compact: bool = False) -> list[_Column]:
     digits = _digits(metric)
     reported: list[_Column] = [("reported [P]", lambda row: _number(row.reported, digits.value))]
     columns: list[_Column] = [
-        ("optimizer", lambda row: row.competitor if compact else _text(row.competitor)),
+        ("optimizer", lambda row: row.competitor if compact else escaped(row.competitor)),
         ("precision", lambda row: f"{row.precision} (emulated)" if row.emulated else str(row.precision)),
         (f"test {metric}", lambda row: _score(row, digits)),
         *(reported if _has_reported(section) else []),
@@ -185,7 +185,7 @@ def _facts(section: Section) -> str:
     if facts is None:
         return "No run is finished yet."
     return (
-        f"{_text(facts.model)} ({facts.parameters:,} parameters) on {_text(facts.dataset)}: "
+        f"{escaped(facts.model)} ({facts.parameters:,} parameters) on {escaped(facts.dataset)}: "
         f"{facts.train_examples:,} training, {facts.validation_examples:,} validation and "
         f"{facts.test_examples:,} test examples; batch {facts.batch_size}, {facts.steps_per_epoch} steps an epoch."
     )
@@ -290,7 +290,7 @@ def _size(count: int | None) -> str:
     return f"{value:.2f} GiB"
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
     """Make a name or message harmless inside a table or a list: one line, no markup."""
     flat = " ".join(text.split())
     for character in "\\`*_[]<>|":

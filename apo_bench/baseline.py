@@ -1,0 +1,134 @@
+"""What later runs of a suite are held to: quality and cost of every cell, in a file small enough to be committed."""
+
+import msgspec
+
+from apo_bench.errors import UsageError
+from apo_bench.record import Direction
+from apo_bench.spec import Device, Frozen, OptimizerSpec, Precision, RunSpec, Scale
+
+SCHEMA = 1
+
+
+class Seed(Frozen, frozen=True, omit_defaults=True):
+    """What one run came to. `None` where it is not known.
+
+    Attributes:
+        validation: The metric on the validation set after the last step.
+        diverged_step: Where it diverged.
+        flops_per_step: Floating-point operations of a step, the optimizer's included.
+        operator_calls_per_step: Calls of torch operators of a step.
+        state_bytes: Bytes that the optimizer keeps between steps.
+        state_by_purpose: The same by purpose.
+    """
+
+    validation: float | None = None
+    diverged_step: int | None = None
+    flops_per_step: float | None = None
+    operator_calls_per_step: float | None = None
+    state_bytes: int | None = None
+    state_by_purpose: dict[str, int] = {}  # noqa: RUF012 - msgspec copies it
+
+
+class StepRatio(Frozen, frozen=True):
+    """What a step costs beside the reference's, by a probe.
+
+    Attributes:
+        logarithms: Of the ratio, one a process.
+        device_name: The card, or the processor.
+        threads: CPU threads.
+    """
+
+    logarithms: tuple[float, ...]
+    device_name: str
+    threads: int
+
+
+class Cell(Frozen, frozen=True):
+    """A task, a competitor with its setting, a precision and a budget; its runs differ in the seed.
+
+    Attributes:
+        task: Registered name.
+        optimizer: Name, hyperparameters and schedule.
+        precision: Number formats.
+        epochs: Budget.
+        device: Kind of device.
+        compile: Whether the network ran through `torch.compile`.
+        metric: Of the task.
+        direction: Which way the metric is better.
+        seeds: Its runs by seed.
+        step: What a step costs; `None` without a probe that can be trusted.
+    """
+
+    task: str
+    optimizer: OptimizerSpec
+    precision: Precision
+    epochs: float
+    device: Device
+    compile: bool
+    metric: str
+    direction: Direction
+    seeds: dict[int, Seed]
+    step: StepRatio | None = None
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """All that must be the same in two cells that are compared, but the setting."""
+        return self.task, self.optimizer.name, self.precision, self.epochs, self.device, self.compile
+
+    @property
+    def title(self) -> str:
+        """One readable line."""
+        return f"{self.task} {self.optimizer.name} {self.precision}"
+
+
+class Baseline(Frozen, frozen=True):
+    """A suite as it stood.
+
+    Attributes:
+        schema: Version of this form.
+        suite: Name.
+        scale: Scale.
+        apo_bench: Version of this package.
+        torch: Versions of torch.
+        cells: In the order of their titles.
+    """
+
+    schema: int
+    suite: str
+    scale: Scale
+    apo_bench: str
+    torch: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+
+def place_of(run: RunSpec) -> tuple[object, ...]:
+    """`Cell.place` of a run."""
+    return run.task, run.optimizer.name, run.precision, run.budget.epochs, run.device, run.compile
+
+
+def encode_baseline(baseline: Baseline) -> bytes:
+    """As JSON, a value a line, so that two versions are easily compared."""
+    return msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n"
+
+
+def decode_baseline(data: bytes, name: str) -> Baseline:
+    """Read a baseline back strictly.
+
+    Args:
+        data: Contents of the file.
+        name: Of the file, for the message.
+
+    Raises:
+        UsageError: It is not a baseline, damaged, or of a schema that this version does not know.
+    """
+    try:
+        schema = msgspec.json.decode(data, type=_Header).schema
+        if schema != SCHEMA:
+            raise UsageError(f"{name} has schema {schema}, this version reads {SCHEMA}; save it anew with --save")
+        return msgspec.json.decode(data, type=Baseline)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name} is no baseline ({error}); save one with --save") from error
+
+
+class _Header(msgspec.Struct):
+    schema: int

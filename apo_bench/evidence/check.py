@@ -1,0 +1,399 @@
+"""Is anything worse than it was? Pure functions from records to a baseline, and from both to findings.
+
+What needs no clock is compared exactly: FLOPs and operator calls of a step, bytes of state. Quality is compared seed by
+seed, and the cost of a step as a ratio to the reference's; both are called worse, or better, only by intervals that
+hold together at 95 % (Bonferroni over everything of a kind that is judged), so that noise fails one check in twenty at
+most. A run that diverges where it did not is worse without any statistics. What cannot be judged says why.
+"""
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from statistics import fmean
+
+from apo_bench.baseline import SCHEMA, Baseline, Cell, Seed, StepRatio
+from apo_bench.evidence.intervals import CONFIDENCE, mean_interval
+from apo_bench.evidence.leaderboard import REFERENCE
+from apo_bench.evidence.probes import Probes
+from apo_bench.probe_record import ProbeRecord
+from apo_bench.record import Direction, Diverged, PrecisionBackend, RunRecord
+from apo_bench.spec import Scale
+from apo_bench.suites import tuning_seed
+
+FEWEST_SEEDS = 3
+"""With two, equal differences by chance leave no spread to judge by."""
+_FEWEST_PROCESSES = 2
+_OF_THE_MODEL = {"parameters", "gradients", "buffers"}
+
+
+class Quantity(StrEnum):
+    """What is compared."""
+
+    FLOPS = "flops"
+    CALLS = "calls"
+    STATE = "state"
+    QUALITY = "quality"
+    STEP = "step"
+
+    @property
+    def words(self) -> str:
+        """For a reader."""
+        return _TITLES[self]
+
+
+_TITLES = {
+    Quantity.FLOPS: "FLOPs of a step",
+    Quantity.CALLS: "operator calls of a step",
+    Quantity.STATE: "bytes of state",
+    Quantity.QUALITY: "validation",
+    Quantity.STEP: f"step / {REFERENCE}",
+}
+
+
+class Verdict(StrEnum):
+    """What came out of a comparison."""
+
+    WORSE = "worse"
+    MISSING = "missing"
+    BETTER = "better"
+    UNJUDGED = "not judged"
+    HOLDS = "holds"
+
+    @property
+    def fails(self) -> bool:
+        """Whether a check with such a finding does not hold."""
+        return self in {Verdict.WORSE, Verdict.MISSING}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One comparison.
+
+    Attributes:
+        cell: Title of the cell.
+        quantity: What was compared; `None` where the whole cell is missing or new.
+        verdict: What came out.
+        before: In the baseline, a mean over what is compared; `None` where it is not known.
+        now: The same in the records.
+        reason: Why, in words; empty where the numbers say it.
+    """
+
+    cell: str
+    quantity: Quantity | None
+    verdict: Verdict
+    before: float | None = None
+    now: float | None = None
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerances:
+    """What may become worse before it is called so.
+
+    Attributes:
+        flops: A share.
+        calls: A share.
+        state: A share.
+        quality: In the metric's own unit.
+        step: A share.
+    """
+
+    flops: float = 0.0
+    calls: float = 0.0
+    state: float = 0.0
+    quality: float = 0.0
+    step: float = 0.03
+
+
+HELD = (Quantity.FLOPS, Quantity.STATE, Quantity.QUALITY, Quantity.STEP)
+"""What is compared unless something else is asked for. Operator calls are not: every change of code moves them."""
+
+
+def baseline_of(suite: str, scale: Scale, records: Iterable[RunRecord], probes: Iterable[ProbeRecord]) -> Baseline:
+    """What a store says of a suite at one scale.
+
+    Args:
+        suite: Its name.
+        scale: Its scale.
+        records: The newest record of each run; those without a result, and tuning runs, are left out.
+        probes: What steps cost, oldest first.
+    """
+    seed = tuning_seed(suite, scale)
+    steps = Probes(probes)
+    groups: dict[object, list[RunRecord]] = defaultdict(list)
+    kept = [
+        record
+        for record in records
+        if (record.suite, record.scale) == (suite, scale) and record.is_result and record.spec.seed != seed
+    ]
+    for record in kept:
+        run = record.spec
+        setting = (*sorted(run.optimizer.hyperparameters.items()), run.optimizer.schedule)
+        groups[run.task, run.optimizer.name, setting, run.precision, run.budget, run.device, run.compile].append(record)
+    cells = [_cell(own, steps) for own in groups.values()]
+    return Baseline(
+        schema=SCHEMA,
+        suite=suite,
+        scale=scale,
+        apo_bench=", ".join(sorted({record.environment.apo_bench for record in kept if record.environment})),
+        torch=tuple(sorted({record.environment.torch for record in kept if record.environment})),
+        cells=tuple(
+            sorted(cells, key=lambda cell: (cell.title, sorted(cell.optimizer.hyperparameters.items(), key=str)))
+        ),
+    )
+
+
+def _cell(records: Sequence[RunRecord], probes: Probes) -> Cell:
+    first = records[0]
+    run = first.spec
+    facts = next((record.task for record in records if record.task), None)
+    return Cell(
+        task=run.task,
+        optimizer=run.optimizer,
+        precision=run.precision,
+        epochs=float(run.budget.epochs),
+        device=run.device,
+        compile=run.compile,
+        metric=facts.metric if facts else "metric",
+        direction=facts.direction if facts else Direction.MAXIMIZE,
+        seeds={record.spec.seed: _seed(record) for record in sorted(records, key=lambda record: record.spec.seed)},
+        step=next((ratio for record in reversed(records) if (ratio := _step(record, probes))), None),
+    )
+
+
+def _seed(record: RunRecord) -> Seed:
+    cost = record.cost
+    step = record.outcome.step if isinstance(record.outcome, Diverged) else None
+    if cost is None or (record.precision and record.precision.backend is PrecisionBackend.EMULATED):
+        return Seed(validation=record.scores.validation, diverged_step=step)
+    purposes = {name: count for name, count in cost.bytes_by_purpose.items() if name not in _OF_THE_MODEL}
+    return Seed(
+        validation=record.scores.validation,
+        diverged_step=step,
+        flops_per_step=cost.flops_per_step,
+        operator_calls_per_step=cost.operator_calls_per_step,
+        state_bytes=cost.state_bytes,
+        state_by_purpose=purposes,
+    )
+
+
+def _step(record: RunRecord, probes: Probes) -> StepRatio | None:
+    found = probes.find(record)
+    if found is None or found.flags or found.processes < _FEWEST_PROCESSES or record.environment is None:
+        return None
+    return StepRatio(found.logarithms, record.environment.device_name, record.environment.threads)
+
+
+def check(
+    before: Baseline,
+    now: Baseline,
+    held: Iterable[Quantity] = HELD,
+    tolerances: Tolerances = Tolerances(),
+) -> list[Finding]:
+    """Compare a suite with its baseline.
+
+    Cells are matched by their setting. Where a setting changed (another default, a new hyperparameter) and an optimizer
+    has one cell left in a place on either side, these two are compared, and the change is said.
+
+    Returns:
+        The worst first.
+    """
+    held = tuple(held)
+    pairs, missing, new = _matched(before.cells, now.cells)
+    findings = [Finding(cell.title, None, Verdict.MISSING, reason="no result; run the suite first") for cell in missing]
+    unknown = "not in the baseline; --save takes it in"
+    findings += [Finding(cell.title, None, Verdict.UNJUDGED, reason=unknown) for cell in new]
+    for old, own in pairs:
+        findings += _missing_seeds(old, own)
+        changed = _changes(old, own)
+        exact: list[tuple[Quantity, Callable[[Seed], float | None], float]] = [
+            (Quantity.FLOPS, lambda seed: seed.flops_per_step, tolerances.flops),
+            (Quantity.CALLS, lambda seed: seed.operator_calls_per_step, tolerances.calls),
+            (Quantity.STATE, lambda seed: seed.state_bytes, tolerances.state),
+        ]
+        findings += [
+            _exact(old, own, quantity, value, tolerance, changed)
+            for quantity, value, tolerance in exact
+            if quantity in held
+        ]
+    if Quantity.QUALITY in held:
+        judged = sum(len(_common(old, own)) >= FEWEST_SEEDS for old, own in pairs)
+        findings += [_quality(old, own, judged, tolerances.quality) for old, own in pairs]
+    if Quantity.STEP in held:
+        judged = sum(_why_no_step(old, own) is None for old, own in pairs)
+        findings += [_step_cost(old, own, judged, tolerances.step) for old, own in pairs]
+    order = list(Verdict)
+    return sorted(findings, key=lambda finding: order.index(finding.verdict))
+
+
+def _matched(before: Sequence[Cell], now: Sequence[Cell]) -> tuple[list[tuple[Cell, Cell]], list[Cell], list[Cell]]:
+    """Pairs of cells, those of the baseline alone, and the new ones."""
+    pairs = []
+    left = list(now)
+    unmatched = []
+    for old in before:
+        same = [own for own in left if own.place == old.place and own.optimizer == old.optimizer]
+        if same:
+            pairs.append((old, same[0]))
+            left.remove(same[0])
+        else:
+            unmatched.append(old)
+    missing = []
+    for old in unmatched:
+        rivals = [other for other in unmatched if other.place == old.place]
+        same = [own for own in left if own.place == old.place]
+        if len(rivals) == len(same) == 1:
+            pairs.append((old, same[0]))
+            left.remove(same[0])
+        else:
+            missing.append(old)
+    return pairs, missing, left
+
+
+def _changes(old: Cell, own: Cell) -> str:
+    """What of the setting is another."""
+    if old.optimizer == own.optimizer:
+        return ""
+    before, now = old.optimizer.hyperparameters, own.optimizer.hyperparameters
+    changed = [
+        f"{name} {before.get(name, 'not there')} → {now.get(name, 'not there')}"
+        for name in sorted(before.keys() | now.keys())
+        if name not in before or name not in now or before[name] != now[name]
+    ]
+    if old.optimizer.schedule != own.optimizer.schedule:
+        changed.append("another schedule")
+    return f"the setting changed: {', '.join(changed)}"
+
+
+def _missing_seeds(old: Cell, own: Cell) -> Iterable[Finding]:
+    gone = sorted(old.seeds.keys() - own.seeds.keys())
+    if gone:
+        seeds = ", ".join(map(str, gone))
+        yield Finding(own.title, None, Verdict.MISSING, reason=f"no result for seed {seeds}; run the suite first")
+
+
+def _exact(
+    old: Cell,
+    own: Cell,
+    quantity: Quantity,
+    value: Callable[[Seed], float | None],
+    tolerance: float,
+    changed: str,
+) -> Finding:
+    """Compare what needs no clock, seed by seed; the seed that changed most decides."""
+    pairs = [
+        (before, now)
+        for seed, was in old.seeds.items()
+        if seed in own.seeds and (before := value(was)) is not None and (now := value(own.seeds[seed])) is not None
+    ]
+    if not pairs:
+        return Finding(own.title, quantity, Verdict.UNJUDGED, reason="not counted, then or now")
+    before, now = max(pairs, key=lambda pair: pair[1] - pair[0])
+    if now > before * (1.0 + tolerance):
+        verdict = Verdict.WORSE
+    elif now < before:
+        verdict = Verdict.BETTER
+    else:
+        verdict = Verdict.HOLDS
+    reasons = [changed] if changed else []
+    if quantity is Quantity.STATE and now != before:
+        reasons.append(_purposes(old.seeds, own.seeds))
+    reason = "" if verdict is Verdict.HOLDS else "; ".join(filter(None, reasons))
+    return Finding(own.title, quantity, verdict, before, now, reason)
+
+
+def _purposes(before: Mapping[int, Seed], now: Mapping[int, Seed]) -> str:
+    """Which state grew or shrank."""
+    seed = min(before.keys() & now.keys())
+    old, new = before[seed].state_by_purpose, now[seed].state_by_purpose
+    return ", ".join(
+        f"{name} {old.get(name, 0)} → {new.get(name, 0)} bytes"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, 0) != new.get(name, 0)
+    )
+
+
+def _common(old: Cell, own: Cell) -> list[tuple[float, float]]:
+    """Validation metrics of the seeds that both have."""
+    return [
+        (was.validation, own.seeds[seed].validation)  # type: ignore[misc]
+        for seed, was in old.seeds.items()
+        if was.validation is not None and seed in own.seeds and own.seeds[seed].validation is not None
+    ]
+
+
+def _quality(old: Cell, own: Cell, judged: int, tolerance: float) -> Finding:
+    lost, saved = (
+        [
+            seed
+            for seed in sorted(one.seeds.keys() & other.seeds.keys())
+            if one.seeds[seed].diverged_step is None and other.seeds[seed].diverged_step is not None
+        ]
+        for one, other in ((old, own), (own, old))
+    )
+    quantity, pairs = Quantity.QUALITY, _common(old, own)
+    before, now = (fmean(values) if values else None for values in ([b for b, _ in pairs], [n for _, n in pairs]))
+    if lost:
+        steps = ", ".join(f"seed {seed} at step {own.seeds[seed].diverged_step}" for seed in lost)
+        return Finding(own.title, quantity, Verdict.WORSE, before, now, f"diverged: {steps}")
+    if pairs and all(was == became for was, became in pairs):
+        same = Verdict.BETTER if saved else Verdict.HOLDS
+        return Finding(own.title, quantity, same, before, now, _no_longer(saved))
+    if len(pairs) < FEWEST_SEEDS:
+        if saved:
+            return Finding(own.title, quantity, Verdict.BETTER, before, now, _no_longer(saved))
+        reason = f"n = {len(pairs)}; a difference is judged from {FEWEST_SEEDS} seeds on"
+        return Finding(own.title, quantity, Verdict.UNJUDGED, before, now, reason)
+    sign = -1.0 if own.direction is Direction.MAXIMIZE else 1.0
+    worsened = mean_interval([sign * (became - was) for was, became in pairs], comparisons=judged)
+    half = worsened.half_width or 0.0
+    if worsened.mean - half > tolerance:
+        verdict = Verdict.WORSE
+    elif worsened.mean + half < 0 or saved:
+        verdict = Verdict.BETTER
+    else:
+        verdict = Verdict.HOLDS
+    said = f"{sign * worsened.mean:+.3g} ± {half:.2g}, n = {len(pairs)}"
+    return Finding(own.title, quantity, verdict, before, now, "; ".join(filter(None, [said, _no_longer(saved)])))
+
+
+def _no_longer(seeds: Sequence[int]) -> str:
+    return f"no longer diverges: seed {', '.join(map(str, seeds))}" if seeds else ""
+
+
+def _why_no_step(old: Cell, own: Cell) -> str | None:
+    """Why the costs of a step are not compared; `None` where they are."""
+    if old.optimizer.name == REFERENCE:
+        return "it is what the others are divided by"
+    if old.step is None or own.step is None:
+        when = "in the baseline" if old.step is None else "now"
+        return f"no probe without a doubt {when}"
+    if min(len(old.step.logarithms), len(own.step.logarithms)) < _FEWEST_PROCESSES:
+        return "one process shows no spread"
+    if (old.step.device_name, old.step.threads) != (own.step.device_name, own.step.threads):
+        return (
+            f"probed on {own.step.device_name} with {own.step.threads} threads, the baseline on "
+            f"{old.step.device_name} with {old.step.threads}"
+        )
+    return None
+
+
+def _step_cost(old: Cell, own: Cell, judged: int, tolerance: float) -> Finding:
+    before, now = (math.exp(fmean(one.step.logarithms)) if one.step else None for one in (old, own))
+    reason = _why_no_step(old, own)
+    if reason is not None or old.step is None or own.step is None:
+        return Finding(own.title, Quantity.STEP, Verdict.UNJUDGED, before, now, reason or "")
+    from scipy import stats  # takes most of a second to import
+
+    welch = stats.ttest_ind(own.step.logarithms, old.step.logarithms, equal_var=False)
+    interval = welch.confidence_interval(1.0 - (1.0 - CONFIDENCE) / judged)
+    low, high = math.expm1(interval.low), math.expm1(interval.high)
+    if low > tolerance:
+        verdict = Verdict.WORSE
+    elif high < 0:
+        verdict = Verdict.BETTER
+    else:
+        verdict = Verdict.HOLDS
+    return Finding(own.title, Quantity.STEP, verdict, before, now, f"between {100 * low:+.1f} and {100 * high:+.1f} %")

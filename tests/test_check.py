@@ -1,0 +1,381 @@
+"""A check fails when something is worse, and not when it is noise."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from shell import Shell, optimizer_plugin
+from test_leaderboard import FACTS, record
+from test_probe import MADE_ON, made_probe
+
+from apo_bench.baseline import Baseline, decode_baseline, encode_baseline
+from apo_bench.errors import UsageError
+from apo_bench.evidence.check import Finding, Quantity, Tolerances, Verdict, baseline_of, check
+from apo_bench.probe_record import ProbeRecord
+from apo_bench.record import Cost, Crashed, Direction, Diverged, Fingerprint, PrecisionBackend, RunRecord
+from apo_bench.report.check import check_markdown, check_text
+from apo_bench.spec import TUNING_SEED, Scale
+
+SEEDS = (0, 1, 2)
+
+
+def run(optimizer: str = "kfac", seed: int = 0, score: float | None = 80.0, **changed: Any) -> RunRecord:
+    """A run with counted costs."""
+    costs = {"flops_per_step": 1e6, "operator_calls_per_step": 50.0, "state_bytes": 2048}
+    costs |= {name: changed.pop(name) for name in list(changed) if name in costs or name == "bytes_by_purpose"}
+    made = record(optimizer, seed, score, **changed)
+    assert isinstance(made.cost, Cost)
+    return msgspec.structs.replace(made, cost=msgspec.structs.replace(made.cost, **costs), environment=MADE_ON)
+
+
+def runs(scores: Sequence[float] = (80.0, 81.0, 79.0), **changed: Any) -> list[RunRecord]:
+    return [run(seed=seed, score=score, **changed) for seed, score in enumerate(scores)]
+
+
+def held(records: Sequence[RunRecord], *probes: ProbeRecord) -> Baseline:
+    return baseline_of("s", Scale.LOCAL, records, probes)
+
+
+def found(
+    before: Sequence[RunRecord], now: Sequence[RunRecord], *arguments: Any
+) -> dict[Quantity | None, tuple[Verdict, str]]:
+    """Verdict and reason by quantity, for one cell."""
+    findings = check(held(before), held(now), *arguments)
+    assert len({finding.quantity for finding in findings}) == len(findings)
+    return {finding.quantity: (finding.verdict, finding.reason) for finding in findings}
+
+
+def test_what_did_not_change_holds() -> None:
+    findings = found(runs(), runs())
+    assert {quantity: verdict for quantity, (verdict, _) in findings.items()} == {
+        Quantity.FLOPS: Verdict.HOLDS,
+        Quantity.STATE: Verdict.HOLDS,
+        Quantity.QUALITY: Verdict.HOLDS,
+        Quantity.STEP: Verdict.UNJUDGED,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "quantity", "verdict"),
+    [
+        ({"flops_per_step": 1e6 + 1}, Quantity.FLOPS, Verdict.WORSE),
+        ({"flops_per_step": 1e6 - 1}, Quantity.FLOPS, Verdict.BETTER),
+        ({"flops_per_step": None}, Quantity.FLOPS, Verdict.UNJUDGED),
+        ({"state_bytes": 2049}, Quantity.STATE, Verdict.WORSE),
+        ({"state_bytes": 2047}, Quantity.STATE, Verdict.BETTER),
+    ],
+)
+def test_costs_are_compared_exactly(changed: dict[str, Any], quantity: Quantity, verdict: Verdict) -> None:
+    findings = found(runs(), runs(**changed))
+    assert findings.pop(quantity)[0] is verdict
+    assert {other for other, _ in findings.values()} == {Verdict.HOLDS, Verdict.UNJUDGED}  # nothing else moved
+
+
+def test_one_seed_that_costs_more_is_enough() -> None:
+    now = [run(seed=0), run(seed=1, score=81.0), run(seed=2, score=79.0, flops_per_step=1.1e6)]
+    assert found(runs(), now)[Quantity.FLOPS][0] is Verdict.WORSE
+
+
+def test_a_tolerance_is_a_share() -> None:
+    now = runs(flops_per_step=1.03e6, state_bytes=2100)
+    findings = found(runs(), now, tuple(Quantity), Tolerances(flops=0.031, state=0.02))
+    assert findings[Quantity.FLOPS][0] is Verdict.HOLDS
+    assert findings[Quantity.STATE][0] is Verdict.WORSE
+
+
+def test_operator_calls_are_compared_on_demand() -> None:
+    now = runs(operator_calls_per_step=51.0)
+    assert Quantity.CALLS not in found(runs(), now)
+    assert found(runs(), now, [Quantity.CALLS]) == {Quantity.CALLS: (Verdict.WORSE, "")}
+
+
+def test_state_that_grew_is_named() -> None:
+    before = runs(bytes_by_purpose={"parameters": 40, "momentum": 1024, "factors": 1024})
+    now = runs(bytes_by_purpose={"parameters": 44, "momentum": 1024, "factors": 1020, "basis": 8}, state_bytes=2052)
+    assert found(before, now)[Quantity.STATE] == (Verdict.WORSE, "basis 0 → 8 bytes, factors 1024 → 1020 bytes")
+
+
+def test_emulated_costs_are_not_compared() -> None:
+    emulated = runs(backend=PrecisionBackend.EMULATED)
+    findings = found(emulated, emulated)
+    assert findings[Quantity.FLOPS][0] is findings[Quantity.STATE][0] is Verdict.UNJUDGED
+    assert findings[Quantity.QUALITY][0] is Verdict.HOLDS
+
+
+def test_a_changed_default_is_compared_and_said() -> None:
+    """A shorter interval by default is a regression, not another competitor."""
+    findings = found(runs(interval=10), runs(interval=5, extra=True, flops_per_step=2e6))
+    assert findings[Quantity.FLOPS] == (
+        Verdict.WORSE,
+        "the setting changed: extra not there → True, interval 10 → 5",
+    )
+
+
+def test_of_several_settings_none_is_taken_for_another() -> None:
+    before = [*runs(interval=10), *runs(interval=20)]
+    findings = check(held(before), held(runs(interval=5)))
+    assert [(finding.verdict, finding.quantity) for finding in findings] == [
+        (Verdict.MISSING, None),
+        (Verdict.MISSING, None),
+        (Verdict.UNJUDGED, None),
+    ]
+
+
+def test_what_is_missing_fails_and_what_is_new_does_not() -> None:
+    before = [*runs(), *(run("adam", seed) for seed in SEEDS)]
+    now = [*runs()[:2], run("sgdm")]
+    findings = check(held(before), held(now))
+    assert [(one.cell, one.verdict, one.reason) for one in findings if one.quantity is None] == [
+        ("t adam fp32", Verdict.MISSING, "no result; run the suite first"),
+        ("t kfac fp32", Verdict.MISSING, "no result for seed 2; run the suite first"),
+        ("t sgdm fp32", Verdict.UNJUDGED, "not in the baseline; --save takes it in"),
+    ]
+
+
+def test_runs_without_a_result_and_tuning_runs_are_no_baseline() -> None:
+    crashed = run("adam", outcome=Crashed(message="m"))
+    other = msgspec.structs.replace(run("sgdm"), suite="another")
+    made = held([*runs(), crashed, other, run("apo-p", TUNING_SEED)])
+    assert [(cell.title, list(cell.seeds)) for cell in made.cells] == [("t kfac fp32", [0, 1, 2])]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "direction", "verdict"),
+    [
+        ((80.0, 81.0, 79.0), (70.0, 71.1, 68.9), Direction.MAXIMIZE, Verdict.WORSE),
+        ((80.0, 81.0, 79.0), (90.0, 91.1, 88.9), Direction.MAXIMIZE, Verdict.BETTER),
+        ((80.0, 81.0, 79.0), (70.0, 71.1, 68.9), Direction.MINIMIZE, Verdict.BETTER),
+        ((80.0, 81.0, 79.0), (90.0, 91.1, 88.9), Direction.MINIMIZE, Verdict.WORSE),
+        ((80.0, 81.0, 79.0), (81.0, 79.0, 80.0), Direction.MAXIMIZE, Verdict.HOLDS),
+        ((80.0, 81.0), (70.0, 71.1), Direction.MAXIMIZE, Verdict.UNJUDGED),
+        ((80.0,), (80.0,), Direction.MAXIMIZE, Verdict.HOLDS),
+    ],
+)
+def test_quality_is_judged_by_paired_differences(
+    before: Sequence[float], now: Sequence[float], direction: Direction, verdict: Verdict
+) -> None:
+    facts = msgspec.structs.replace(FACTS, direction=direction)
+    findings = found(runs(before, facts=facts), runs(now, facts=facts))
+    assert findings[Quantity.QUALITY][0] is verdict
+
+
+def test_the_difference_and_its_interval_are_said() -> None:
+    assert found(runs(), runs((70.0, 71.1, 68.9)))[Quantity.QUALITY][1] == "-10 ± 0.25, n = 3"
+
+
+def test_a_tolerance_of_quality_is_in_the_metrics_unit() -> None:
+    now = runs((79.0, 80.1, 77.9))
+    assert found(runs(), now)[Quantity.QUALITY][0] is Verdict.WORSE
+    assert found(runs(), now, tuple(Quantity), Tolerances(quality=1.0))[Quantity.QUALITY][0] is Verdict.HOLDS
+
+
+def test_a_new_divergence_is_worse_and_one_that_is_gone_is_better() -> None:
+    lost = [*runs()[:2], run(seed=2, score=None, outcome=Diverged(step=7, reason="loss"))]
+    assert found(runs(), lost)[Quantity.QUALITY] == (Verdict.WORSE, "diverged: seed 2 at step 7")
+    assert found(lost, runs())[Quantity.QUALITY] == (Verdict.BETTER, "no longer diverges: seed 2")
+    assert found(lost, lost)[Quantity.QUALITY][0] is Verdict.HOLDS
+
+
+def checks(count: int, cells: int, change: float = 0.0) -> list[list[Finding]]:
+    source = random.Random(0)
+    made = []
+    for _ in range(count):
+        before, now = [], []
+        for cell in range(cells):
+            for seed in SEEDS:
+                level = source.gauss(80.0, 1.0)
+                before.append(run(f"o{cell}", seed, level + source.gauss(0.0, 0.3)))
+                now.append(run(f"o{cell}", seed, level + (change if cell == 0 else 0.0) + source.gauss(0.0, 0.3)))
+        made.append(check(held(before), held(now), [Quantity.QUALITY]))
+    return made
+
+
+def _any_worse(findings: Sequence[Finding]) -> bool:
+    return any(finding.verdict is Verdict.WORSE for finding in findings)
+
+
+def test_noise_of_quality_fails_few_checks() -> None:
+    """Eight cells together: worse by chance in one check of forty, as intervals have two sides."""
+    assert sum(map(_any_worse, checks(400, 8))) <= 20
+
+
+def test_a_loss_of_quality_is_found() -> None:
+    assert sum(map(_any_worse, checks(100, 2, change=-8.0))) >= 90
+
+
+def ratios(source: random.Random, ratio: float, noise: float = 0.02) -> ProbeRecord:
+    """A probe of five processes; a reference, and kfac at a ratio to it."""
+    own = [[ratio * source.lognormvariate(0.0, noise)] * 3 for _ in range(5)]
+    return made_probe({"sgdm": {"plain": (1.0, [[1.0] * 3] * 5)}, "kfac": {"plain": (1.0, own)}})
+
+
+def step_verdict(before: ProbeRecord, now: ProbeRecord, *arguments: Any) -> tuple[Verdict, str]:
+    findings = check(held(runs(), before), held(runs(), now), [Quantity.STEP], *arguments)
+    (finding,) = findings
+    return finding.verdict, finding.reason
+
+
+def test_noise_of_a_probe_fails_few_checks_and_a_slower_step_is_found() -> None:
+    source = random.Random(0)
+    same = [step_verdict(ratios(source, 1.4), ratios(source, 1.4))[0] for _ in range(300)]
+    slower = [step_verdict(ratios(source, 1.4), ratios(source, 1.4 * 1.15))[0] for _ in range(100)]
+    faster = [step_verdict(ratios(source, 1.4), ratios(source, 1.4 / 1.15))[0] for _ in range(100)]
+    assert same.count(Verdict.WORSE) <= 12
+    assert slower.count(Verdict.WORSE) >= 95
+    assert faster.count(Verdict.BETTER) >= 95
+
+
+def test_a_step_may_become_slower_by_its_tolerance() -> None:
+    source = random.Random(0)
+    before, now = ratios(source, 1.4, 0.001), ratios(source, 1.4 * 1.1, 0.001)
+    assert step_verdict(before, now)[0] is Verdict.WORSE
+    assert step_verdict(before, now, Tolerances(step=0.2))[0] is Verdict.HOLDS
+
+
+def _elsewhere(probe: ProbeRecord) -> ProbeRecord:
+    environment = msgspec.structs.replace(probe.environment, device_name="another")
+    return msgspec.structs.replace(probe, environment=environment)
+
+
+def test_a_step_is_not_judged_across_machines_or_from_doubtful_probes() -> None:
+    source = random.Random(0)
+    probe = ratios(source, 1.4)
+    other = [msgspec.structs.replace(one, environment=_elsewhere(probe).environment) for one in runs()]
+    (finding,) = check(held(runs(), probe), held(other, _elsewhere(probe)), [Quantity.STEP])
+    assert finding.verdict is Verdict.UNJUDGED
+    assert finding.reason == "probed on another with 1 threads, the baseline on cpu name with 1"
+    doubtful = msgspec.structs.replace(probe, foreign_cores=(1.0,) * 5)
+    assert step_verdict(probe, doubtful) == (Verdict.UNJUDGED, "no probe without a doubt now")
+    assert step_verdict(doubtful, probe) == (Verdict.UNJUDGED, "no probe without a doubt in the baseline")
+
+
+def test_a_probe_of_other_code_is_none_of_the_run() -> None:
+    source = random.Random(0)
+    old = Fingerprint(harness="h", task="t", optimizer="earlier", torch="2", data="d")
+    probe = ratios(source, 1.4)
+    earlier = msgspec.structs.replace(
+        probe, competitors=tuple(msgspec.structs.replace(one, fingerprint=old) for one in probe.competitors)
+    )
+    assert step_verdict(probe, earlier)[1] == "no probe without a doubt now"
+
+
+def test_a_baseline_is_read_back_as_it_was_written() -> None:
+    made = held(
+        [*runs(interval=10), run("adam", score=None, outcome=Diverged(step=3, reason="loss"))],
+        ratios(random.Random(0), 1.4),
+    )
+    data = encode_baseline(made)
+    assert decode_baseline(data, "f") == made
+    assert encode_baseline(decode_baseline(data, "f")) == data
+    assert max(map(len, data.decode().splitlines())) < 100  # a diff is readable
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "f is no baseline"),
+        (b'{"schema": 1}', "f is no baseline"),
+        (b"\xff\xfe", "f is no baseline"),
+        (b'{"schema": 99}', "f has schema 99, this version reads 1"),
+    ],
+)
+def test_a_damaged_baseline_is_one_line(data: bytes, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        decode_baseline(data, "f")
+
+
+def test_the_worst_comes_first_in_text_and_page() -> None:
+    before = held([*runs(), *(run("adam", seed) for seed in SEEDS)])
+    now = held([*runs(flops_per_step=1.03e6), *(run("adam", seed, state_bytes=1024) for seed in SEEDS)])
+    findings = check(before, now)
+    assert check_text(findings, before, now, "b.json").splitlines() == [
+        "worse: t kfac fp32, FLOPs of a step 1 M → 1.03 M (+3.0 %)",
+        "better: t adam fp32, bytes of state 2,048 → 1,024 (-50.0 %)",
+        "not judged: 2 (no probe without a doubt in the baseline)",
+        "8 comparisons with b.json (apo-bench 1, torch 2): 1 worse, 1 better, 2 not judged, 4 holds",
+    ]
+    page = check_markdown(findings, before, now, "b.json").splitlines()
+    assert page[0] == "# Check of s, scale local: does not hold"
+    rows = [line for line in page if line.startswith("|")]
+    assert len(rows) == 2 + len(findings)
+    assert rows[2].split("|")[1].strip() == "worse"
+
+
+def test_another_torch_is_said() -> None:
+    before = held(runs())
+    newer = msgspec.structs.replace(MADE_ON, torch="3")
+    now = held([msgspec.structs.replace(one, environment=newer) for one in runs()])
+    assert "(apo-bench 1, torch 2; now torch 3)" in check_text(check(before, now), before, now, "b.json")
+
+
+def test_a_hostile_name_stays_in_its_cell_of_the_page() -> None:
+    before = held([run("kfac", task="a|b<script>")])
+    page = check_markdown(check(before, held([])), before, held([]), "b.json")
+    assert "a\\|b\\<script\\>" in page
+
+
+PLUG = "[apo_bench.optimizers]\nplug = plug:plug\n"
+SELECTION = ("--suite", "classification", "--scale", "smoke", "--tasks", "tiny", "--optimizers", "plug")
+RUN = ("run", *SELECTION, "--precisions", "fp32", "--epochs", "1", "--seeds", "0")
+
+
+def test_a_plugins_ci(tiny_shell: Shell) -> None:
+    """Save, change the optimizer, and be told: first that nothing was run since, then what is worse."""
+    tiny_shell.install("plug", optimizer_plugin(["pass"]), PLUG)
+    tiny_shell(*RUN)
+    saved = tiny_shell("check", "--save", "held.json", "--suite", "classification")
+    assert saved.stdout == "held.json: 1 cells, 1 runs; commit it\n"
+    same = tiny_shell("check", "--baseline", "held.json")
+    assert same.stdout.endswith("1 not judged, 3 holds\n")
+
+    body = ["self.kept = torch.zeros(1, dtype=torch.uint8); torch.ones(8, 8) @ torch.ones(8, 8)"]
+    source = optimizer_plugin(body).replace(
+        "    steps = 0\n",
+        "    steps = 0\n\n    def state_tensors(self):\n"
+        '        return {**super().state_tensors(), "kept": [self.kept]}\n',
+    )
+    tiny_shell.install("plug", source, PLUG)
+    stale = tiny_shell("check", "--baseline", "held.json", status=1)
+    assert stale.stderr == "apo-bench: 1 runs were made of other code than is installed now and are left out\n"
+    assert stale.stdout.startswith("missing: tiny plug fp32: no result; run the suite first\n")
+
+    tiny_shell(*RUN)
+    worse = tiny_shell("check", "--baseline", "held.json", "--output", "check.md", status=1)
+    assert "worse: tiny plug fp32, FLOPs of a step" in worse.stdout
+    assert "worse: tiny plug fp32, bytes of state" in worse.stdout
+    assert "kept 0 → 1 bytes" in worse.stdout
+    assert (
+        (tiny_shell.folder / "check.md").read_text().startswith("# Check of classification, scale smoke: does not hold")
+    )
+    found = json.loads(tiny_shell("check", "--baseline", "held.json", "--json", status=1).stdout)
+    assert found["holds"] is False
+    assert [one["quantity"] for one in found["findings"] if one["verdict"] == "worse"] == ["flops", "state"]
+    tiny_shell("check", "--baseline", "held.json", "--hold", "quality")
+    tiny_shell("check", "--baseline", "held.json", "--hold", "flops", "--tolerance", "flops=10")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--baseline", "none.json"), "cannot read none.json (No such file or directory); save a baseline with --save"),
+        (("--save", "b.json"), "--save needs --suite NAME"),
+        (("--baseline", "b.json", "--hold", "flop"), "unknown quantity 'flop'; did you mean 'flops'?"),
+        (("--baseline", "b.json", "--tolerance", "step=-1"), "--tolerance step=-1: expected step=N"),
+        (("--baseline", "b.json", "--tolerance", "step"), "--tolerance step: expected step=N"),
+        ((), "one of the arguments --baseline --save is required"),
+    ],
+)
+def test_wrong_use_is_one_line(shell: Shell, arguments: Sequence[str], message: str) -> None:
+    done = shell("check", *arguments, status=2)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_baseline_of_another_suite_is_refused(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "b.json").write_bytes(encode_baseline(held(runs())))
+    done = shell("check", "--baseline", "b.json", "--suite", "regression", status=2)
+    assert done.stderr == "apo-bench: b.json is of suite 's', not 'regression'; leave --suite out\n"
