@@ -14,14 +14,24 @@ from apo_bench.store import Store
 from apo_bench.suites import suite
 
 ROOT = Path(__file__).parent.parent
+DETAILS = {"ms/step", "training", "overhead", "skipped", "best validation", "training loss"}
+"""Columns that the README leaves to the page."""
 
 
 def readme_block(page: str) -> str:
-    """The part of a leaderboard page that the README shows: progress, tables and machines, one heading level lower."""
+    """The part of a leaderboard page that the README shows: tables without their details, one heading level lower."""
     tables, _, rest = page.partition("## How to read this")
     machines = rest.partition("Made on:")[2].strip()
     body = tables.partition("\n")[2].strip().replace("\n## ", "\n### ")
-    return f"{body}\n\nMade on:\n\n{machines}\n"
+    blocks = [_narrowed(block) if block.startswith("|") else block for block in body.split("\n\n")]
+    return "\n\n".join([*blocks, "Made on:", machines]) + "\n"
+
+
+def _narrowed(table: str) -> str:
+    """A table without the columns that only the whole page has."""
+    rows = [line.split("|")[1:-1] for line in table.splitlines()]
+    kept = [place for place, name in enumerate(rows[0]) if name.strip() not in DETAILS]
+    return "\n".join("|".join(["", *(row[place] for place in kept), ""]) for row in rows)
 
 
 def main() -> None:
