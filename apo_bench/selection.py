@@ -11,6 +11,9 @@ from apo_bench.registry import optimizers, tasks
 from apo_bench.spec import OptimizerEntry, Precision, Scalar, Scale, Suite, TaskEntry
 from apo_bench.suites import suite
 
+EVERYONE = "all"
+"""What stands for all registered optimizers."""
+
 
 def select(options: argparse.Namespace, scale: Scale) -> Suite:
     """Return the suite that the options of ``apo-bench run`` ask for.
@@ -40,7 +43,8 @@ def select(options: argparse.Namespace, scale: Scale) -> Suite:
     )
     if options.optimizers:
         names = optimizers().names()
-        asked = [known(name, names, "optimizer") for name in words(options.optimizers)]
+        everyone = options.optimizers == EVERYONE and EVERYONE not in names
+        asked = names if everyone else [known(name, names, "optimizer") for name in words(options.optimizers)]
         entries = tuple(
             msgspec.structs.replace(entry, optimizers=_restricted(entry.optimizers, asked)) for entry in entries
         )

@@ -17,6 +17,7 @@ from apo_bench.errors import UsageError
 from apo_bench.evidence.check import Finding, Quantity, Tolerances, Verdict, baseline_of, check
 from apo_bench.probe_record import ProbeRecord
 from apo_bench.record import Cost, Crashed, Direction, Diverged, Fingerprint, PrecisionBackend, RunRecord
+from apo_bench.registry import optimizers
 from apo_bench.report.check import check_markdown, check_text
 from apo_bench.spec import TUNING_SEED, Scale
 
@@ -379,3 +380,14 @@ def test_a_baseline_of_another_suite_is_refused(shell: Shell, tmp_path: Path) ->
     (tmp_path / "b.json").write_bytes(encode_baseline(held(runs())))
     done = shell("check", "--baseline", "b.json", "--suite", "regression", status=2)
     assert done.stderr == "apo-bench: b.json is of suite 's', not 'regression'; leave --suite out\n"
+
+
+@pytest.mark.slow
+def test_our_own_optimizers_cost_what_they_did(shell: Shell) -> None:
+    """A change that is meant saves the file anew, as CONTRIBUTING says; the difference shows what it costs."""
+    costs = Path(__file__).parent.parent / "benchmarks" / "costs.json"
+    cells = decode_baseline(costs.read_bytes(), costs.name).cells
+    assert {cell.optimizer.name for cell in cells} == set(optimizers().names())
+    task = ("--tasks", "fashion-mnist-20k.lenet", "--optimizers", "all", "--precisions", "fp32", "--seeds", "0")
+    shell("run", "--suite", "classification", "--scale", "smoke", *task, "--device", "cpu")
+    shell("check", "--baseline", str(costs), "--hold", "flops,calls,state")

@@ -40,7 +40,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks", metavar="A,B", help="these tasks instead of the suite's; `run` needs --epochs for any other"
     )
-    parser.add_argument("--optimizers", metavar="A,B", help="these optimizers instead of the suite's")
+    parser.add_argument("--optimizers", metavar="A,B", help="these optimizers instead of the suite's, or all")
     parser.add_argument("--precisions", metavar="A,B", help="these precisions instead of the suite's")
     parser.add_argument(
         "--set",
