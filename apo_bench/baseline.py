@@ -7,6 +7,7 @@ from apo_bench.record import Direction
 from apo_bench.spec import Device, Frozen, OptimizerSpec, Precision, RunSpec, Scale
 
 SCHEMA = 1
+_LARGEST = 50.0
 
 
 class Seed(Frozen, frozen=True, omit_defaults=True):
@@ -19,6 +20,7 @@ class Seed(Frozen, frozen=True, omit_defaults=True):
         operator_calls_per_step: Calls of torch operators of a step.
         state_bytes: Bytes that the optimizer keeps between steps.
         state_by_purpose: The same by purpose.
+        emulated: Whether 16-bit arithmetic was emulated; costs are then not those of 16 bit, and left out.
     """
 
     validation: float | None = None
@@ -27,6 +29,7 @@ class Seed(Frozen, frozen=True, omit_defaults=True):
     operator_calls_per_step: float | None = None
     state_bytes: int | None = None
     state_by_purpose: dict[str, int] = {}  # noqa: RUF012 - msgspec copies it
+    emulated: bool = False
 
 
 class StepRatio(Frozen, frozen=True):
@@ -41,6 +44,15 @@ class StepRatio(Frozen, frozen=True):
     logarithms: tuple[float, ...]
     device_name: str
     threads: int
+
+    def __post_init__(self) -> None:
+        """Refuse what no probe measures.
+
+        Raises:
+            ValueError: A ratio beyond anything that a clock can tell.
+        """
+        if any(abs(logarithm) > _LARGEST for logarithm in self.logarithms):
+            raise ValueError(f"logarithms of ratios are between ±{_LARGEST}")
 
 
 class Cell(Frozen, frozen=True):
@@ -69,6 +81,15 @@ class Cell(Frozen, frozen=True):
     direction: Direction
     seeds: dict[int, Seed]
     step: StepRatio | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a cell that holds nothing to compare with.
+
+        Raises:
+            ValueError: It has no run.
+        """
+        if not self.seeds:
+            raise ValueError(f"cell {self.title} has no run")
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -125,9 +146,12 @@ def decode_baseline(data: bytes, name: str) -> Baseline:
         schema = msgspec.json.decode(data, type=_Header).schema
         if schema != SCHEMA:
             raise UsageError(f"{name} has schema {schema}, this version reads {SCHEMA}; save it anew with --save")
-        return msgspec.json.decode(data, type=Baseline)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        baseline = msgspec.json.decode(data, type=Baseline)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{name} is no baseline ({error}); save one with --save") from error
+    if not baseline.cells:
+        raise UsageError(f"{name} holds no cell, and anything would pass; save it anew with --save")
+    return baseline
 
 
 class _Header(msgspec.Struct):

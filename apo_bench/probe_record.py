@@ -99,6 +99,7 @@ class ProbeRecord(Frozen, frozen=True):
         omitted: Who was not.
         foreign_cores: By process, CPU cores that other processes kept busy meanwhile; `None` where it is not known.
         foreign_processes: By process, the most other processes seen on the card; `None` where it is not known.
+        throttle_reasons: Reasons that the driver gave for lowered clocks in any process.
     """
 
     schema: int
@@ -110,6 +111,7 @@ class ProbeRecord(Frozen, frozen=True):
     omitted: tuple[Omitted, ...] = ()
     foreign_cores: tuple[float | None, ...] = ()
     foreign_processes: tuple[int | None, ...] = ()
+    throttle_reasons: tuple[str, ...] = ()
 
     @property
     def probe_id(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from apo_bench.errors import UsageError
-from apo_bench.evidence.leaderboard import REFERENCE
+from apo_bench.evidence.cells import REFERENCE
 from apo_bench.evidence.probes import flagged
 from apo_bench.plan import plan
 from apo_bench.probe_record import ProbeRecord, ProbeSpec

@@ -28,6 +28,7 @@ class Publisher(Watcher):
 
     Attributes:
         interrupted: Whether Ctrl-C came: nothing more is to be started.
+        lost: Runs that ended without a record, by ``run_id``: title and message.
     """
 
     def __init__(self, store: Store, plan: Plan, probes: Sequence[ProbeRecord] = ()) -> None:
@@ -38,14 +39,22 @@ class Publisher(Watcher):
         self._records: dict[str, RunRecord] = {}
         self._next = 0.0
         self.interrupted = False
+        self.lost: dict[str, tuple[str, str]] = {}
         self.show(plan)
 
     def show(self, plan: Plan) -> None:
         """Show this plan from now on: the next one knows the settings that its predecessor's tuning runs chose."""
         self._plan = plan
+        self._fingerprints = {
+            planned.run.run_id: planned.fingerprint for planned in (*plan.tuning, *plan.runs, *plan.pending)
+        }
         self._records |= {
             planned.run.run_id: planned.reused for planned in (*plan.tuning, *plan.runs) if planned.reused is not None
         }
+
+        suite, scale = plan.suite.name, plan.suite.scale
+        others = [one.run_id for one in self._records.values() if (one.suite, one.scale) != (suite, scale)]
+        self._store.share(suite, scale, others)
 
     def follow(self, display: Watcher) -> None:
         """Pass events on to ``display``."""
@@ -74,7 +83,12 @@ class Publisher(Watcher):
 
     def finished(self, run: RunSpec, outcome: Outcome) -> None:
         """Read the run's record, rewrite the leaderboard, pass on."""
-        self._records |= self._store.scan(run.run_id).newest()
+        # a result of earlier code does not stand in for today's failure
+        wanted = self._fingerprints.get(run.run_id)
+        found = self._store.scan(run.run_id).newest(wanted)
+        self._records |= found
+        if not found:
+            self.lost[run.run_id] = (run.title, getattr(outcome, "message", "interrupted"))
         if time.monotonic() >= self._next:
             try:
                 self.publish()

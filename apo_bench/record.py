@@ -151,8 +151,8 @@ class Cost(Frozen, frozen=True):
         data_seconds: Time spent drawing and augmenting the batches of the steps.
         phases: Seconds of the training clock by phase (`apo_bench.measure.ledger`).
         step_ms: Median over blocks of steps of the mean time of a step, in milliseconds.
-        peak_memory_bytes: Allocator peak on CUDA; on a CPU the peak resident set of the run's process, counted
-            from the start of training.
+        peak_memory_bytes: Of training, evaluations and checkpoints aside: the allocator's peak on CUDA, the peak
+            resident set of the run's process on a CPU.
         baseline_memory_bytes: On a CPU, the resident set before data and network were made: the interpreter and torch.
         peak_reserved_bytes: On CUDA, the most that the allocator had reserved.
         process_memory_bytes: On CUDA, what the driver says the process holds, its context included.

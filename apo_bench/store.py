@@ -8,6 +8,7 @@
       probes/<probe_id>-<attempt>.json, output.log                           what steps cost; never changed again
       damaged/                     what could not be read, set aside
       locks/<run_id>.lock          held by the process that runs it; probe-<device>.lock by one that probes
+      suites/<suite>-<scale>/<run_id>   counts in that suite too, although it was made for another; empty
       leaderboards/                rewritten at will
 
 A run is written in ``active``, flushed to disk, and renamed into ``runs``: a reader never sees half a record. A
@@ -19,7 +20,7 @@ import dataclasses
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import filelock
@@ -38,7 +39,7 @@ from apo_bench.record import (
     decode_record,
     encode,
 )
-from apo_bench.spec import Device
+from apo_bench.spec import Device, Scale
 
 _RECORD = "record.json"
 _EVENTS = "events.jsonl"
@@ -68,11 +69,13 @@ class Scan:
         by_folder: Readable records with the folder of each, oldest first.
         damaged: The others.
         probes: Readable records of probes, oldest first.
+        shared: By suite and scale, runs that count there although they were made for another.
     """
 
     by_folder: Mapping[Path, RunRecord]
     damaged: tuple[Damaged, ...]
     probes: tuple[ProbeRecord, ...] = ()
+    shared: Mapping[tuple[str, Scale], frozenset[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def records(self) -> tuple[RunRecord, ...]:
@@ -86,14 +89,31 @@ class Scan:
                 return record
         return None
 
-    def newest(self) -> dict[str, RunRecord]:
-        """The newest record of each run, results preferred to failures."""
+    def newest(self, fingerprint: Fingerprint | None = None) -> dict[str, RunRecord]:
+        """The newest record of each run, results preferred to failures; of this code and data, where it is given."""
         newest: dict[str, RunRecord] = {}
         for record in self.records:
+            if fingerprint is not None and record.fingerprint != fingerprint:
+                continue
             old = newest.get(record.run_id)
             if old is None or record.is_result or not old.is_result:
                 newest[record.run_id] = record
         return newest
+
+    def of(self, suite: str, scale: Scale) -> list[RunRecord]:
+        """The newest record of each run of a suite, as if all were made for it."""
+        shared = self.shared.get((suite, scale), frozenset())
+        return [
+            msgspec.structs.replace(record, suite=suite, scale=scale)
+            for run_id, record in self.newest().items()
+            if (record.suite, record.scale) == (suite, scale) or run_id in shared
+        ]
+
+    def scales(self, suite: str) -> list[Scale]:
+        """The scales at which there is a run of a suite, the smallest first."""
+        own = {record.scale for record in self.records if record.suite == suite}
+        own |= {scale for name, scale in self.shared if name == suite}
+        return sorted(own, key=list(Scale).index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +145,9 @@ class Workspace:
         return self.folder / OUTPUT
 
     def append(self, event: Event) -> None:
-        """Append one event; a reader sees it at once."""
-        self._events.write(encode(event) + b"\n")
+        """Append one event; a reader sees it at once. On a full disk it is lost: the record will hold what counts."""
+        with contextlib.suppress(OSError):
+            self._events.write(encode(event) + b"\n")
 
     def finish(self, record: RunRecord) -> None:
         """Write the record and move the run among the finished ones."""
@@ -262,7 +283,22 @@ class Store:
                 damaged.append(self._set_aside(folder, str(error)))
         oldest_first = sorted(records.items(), key=lambda item: item[1].finished_at)
         probes = () if run_id else self._probes(damaged)
-        return Scan(dict(oldest_first), tuple(damaged), probes)
+        return Scan(dict(oldest_first), tuple(damaged), probes, {} if run_id else self._shared())
+
+    def share(self, suite: str, scale: Scale, run_ids: Iterable[str]) -> None:
+        """Let runs count in a suite that they were not made for."""
+        for run_id in run_ids:
+            path = self.path / "suites" / f"{suite}-{scale}" / run_id
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def _shared(self) -> dict[tuple[str, Scale], frozenset[str]]:
+        found: dict[tuple[str, Scale], frozenset[str]] = {}
+        for folder in sorted((self.path / "suites").glob("*-*")):
+            suite, _, scale = folder.name.rpartition("-")
+            if scale in list(Scale):
+                found[suite, Scale(scale)] = frozenset(path.name for path in folder.iterdir())
+        return found
 
     def _probes(self, damaged: list[Damaged]) -> tuple[ProbeRecord, ...]:
         found = []

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -185,10 +184,13 @@ def _build_muon(problem: Problem, h: Muon) -> UpdateRule:
 
 
 def _build_soap(problem: Problem, h: SOAP) -> UpdateRule:
-    library = _library("pytorch_optimizer", "soap")
+    try:
+        import pytorch_optimizer  # takes half a second
+    except ImportError as error:
+        raise _missing("pytorch_optimizer", "soap", error) from error
     return SOAPRule(
         problem,
-        library.SOAP(
+        pytorch_optimizer.SOAP(
             problem.parameters,
             lr=h.lr,
             betas=(h.beta1, h.beta2),
@@ -200,10 +202,13 @@ def _build_soap(problem: Problem, h: SOAP) -> UpdateRule:
 
 
 def _build_schedule_free_adamw(problem: Problem, h: ScheduleFreeAdamW) -> UpdateRule:
-    library = _library("schedulefree", "schedule-free-adamw")
+    try:
+        import schedulefree
+    except ImportError as error:
+        raise _missing("schedulefree", "schedule-free-adamw", error) from error
     return ScheduleFreeRule(
         problem,
-        library.AdamWScheduleFree(
+        schedulefree.AdamWScheduleFree(
             problem.parameters,
             lr=h.lr,
             betas=(h.beta1, h.beta2),
@@ -214,12 +219,8 @@ def _build_schedule_free_adamw(problem: Problem, h: ScheduleFreeAdamW) -> Update
     )
 
 
-def _library(module: str, competitor: str) -> Any:
-    """Import a library when it is needed: one takes half a second."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(f"{competitor} needs the library {module} ({error}); pip install {module}") from error
+def _missing(library: str, competitor: str, error: ImportError) -> UsageError:
+    return UsageError(f"{competitor} needs the library {library} ({error}); pip install {library}")
 
 
 muon = Competitor(Muon, _build_muon, "Jordan et al., 2024", in_precision=EPSILON_OF_FP16)

@@ -65,7 +65,7 @@ def test_what_did_not_change_holds() -> None:
     [
         ({"flops_per_step": 1e6 + 1}, Quantity.FLOPS, Verdict.WORSE),
         ({"flops_per_step": 1e6 - 1}, Quantity.FLOPS, Verdict.BETTER),
-        ({"flops_per_step": None}, Quantity.FLOPS, Verdict.UNJUDGED),
+        ({"flops_per_step": None}, Quantity.FLOPS, Verdict.MISSING),
         ({"state_bytes": 2049}, Quantity.STATE, Verdict.WORSE),
         ({"state_bytes": 2047}, Quantity.STATE, Verdict.BETTER),
     ],
@@ -126,6 +126,26 @@ def test_of_several_settings_none_is_taken_for_another() -> None:
     ]
 
 
+def test_a_setting_that_may_have_become_several_is_said() -> None:
+    now = [*runs(interval=5), *runs(interval=3)]
+    (missing, *_) = check(held(runs(interval=10)), held(now))
+    assert missing.verdict is Verdict.MISSING
+    assert "several settings that it may have become" in missing.reason
+
+
+def test_a_format_that_is_emulated_elsewhere_has_no_cost_to_compare() -> None:
+    """A processor without bf16 instructions emulates what another multiplied."""
+    findings = found(runs(), runs(backend=PrecisionBackend.EMULATED))
+    assert findings[Quantity.FLOPS][0] is findings[Quantity.STATE][0] is Verdict.UNJUDGED
+
+
+def test_another_metric_is_not_compared() -> None:
+    facts = msgspec.structs.replace(FACTS, metric="loss", direction=Direction.MINIMIZE)
+    verdict, reason = found(runs(), runs((0.5, 0.6, 0.4), facts=facts))[Quantity.QUALITY]
+    assert verdict is Verdict.UNJUDGED
+    assert reason == "the metric was accuracy (%) and is loss; --save anew"
+
+
 def test_what_is_missing_fails_and_what_is_new_does_not() -> None:
     before = [*runs(), *(run("adam", seed) for seed in SEEDS)]
     now = [*runs()[:2], run("sgdm")]
@@ -153,6 +173,7 @@ def test_runs_without_a_result_and_tuning_runs_are_no_baseline() -> None:
         ((80.0, 81.0, 79.0), (90.0, 91.1, 88.9), Direction.MINIMIZE, Verdict.WORSE),
         ((80.0, 81.0, 79.0), (81.0, 79.0, 80.0), Direction.MAXIMIZE, Verdict.HOLDS),
         ((80.0, 81.0), (70.0, 71.1), Direction.MAXIMIZE, Verdict.UNJUDGED),
+        ((80.0, 81.0, 66.3), (79.5, 80.5, 65.8), Direction.MAXIMIZE, Verdict.UNJUDGED),  # equal differences
         ((80.0,), (80.0,), Direction.MAXIMIZE, Verdict.HOLDS),
     ],
 )
@@ -202,6 +223,25 @@ def _any_worse(findings: Sequence[Finding]) -> bool:
 def test_noise_of_quality_fails_few_checks() -> None:
     """Eight cells together: worse by chance in one check of forty, as intervals have two sides."""
     assert sum(map(_any_worse, checks(400, 8))) <= 20
+
+
+@pytest.mark.parametrize(("examples", "noise"), [(200, 0.3), (200, 0.7), (2000, 0.05)])
+def test_noise_of_a_metric_in_steps_fails_few_checks(examples: int, noise: float) -> None:
+    """An accuracy moves by whole examples, so that equal differences are no rarity."""
+    source = random.Random(1)
+    step = 100.0 / examples
+    worse = 0
+    for _ in range(300):
+        before, now = (
+            [
+                run(f"o{cell}", seed, step * round((80.0 + source.gauss(0.0, noise)) / step))
+                for cell in range(8)
+                for seed in SEEDS
+            ]
+            for _ in range(2)
+        )
+        worse += _any_worse(check(held(before), held(now), [Quantity.QUALITY]))
+    assert worse <= 15
 
 
 def test_a_loss_of_quality_is_found() -> None:
@@ -282,6 +322,14 @@ def test_a_baseline_is_read_back_as_it_was_written() -> None:
         (b'{"schema": 1}', "f is no baseline"),
         (b"\xff\xfe", "f is no baseline"),
         (b'{"schema": 99}', "f has schema 99, this version reads 1"),
+        (b'{"schema": 1, "x": ' + b"[" * 100_000, "f is no baseline"),
+        (encode_baseline(held([])), "f holds no cell, and anything would pass"),
+        (
+            encode_baseline(held(runs())).replace(
+                b'"step": null', b'"step": {"logarithms": [1000, 1001], "device_name": "c", "threads": 1}'
+            ),
+            "f is no baseline",
+        ),
     ],
 )
 def test_a_damaged_baseline_is_one_line(data: bytes, message: str) -> None:
@@ -329,7 +377,7 @@ def test_a_plugins_ci(tiny_shell: Shell) -> None:
     tiny_shell.install("plug", optimizer_plugin(["pass"]), PLUG)
     tiny_shell(*RUN)
     saved = tiny_shell("check", "--save", "held.json", "--suite", "classification")
-    assert saved.stdout == "held.json: 1 cells, 1 runs; commit it\n"
+    assert saved.stdout == "held.json: classification, scale smoke: 1 cells, 1 runs; commit it\n"
     same = tiny_shell("check", "--baseline", "held.json")
     assert same.stdout.endswith("1 not judged, 3 holds\n")
 
@@ -341,7 +389,7 @@ def test_a_plugins_ci(tiny_shell: Shell) -> None:
     )
     tiny_shell.install("plug", source, PLUG)
     stale = tiny_shell("check", "--baseline", "held.json", status=1)
-    assert stale.stderr == "apo-bench: 1 runs were made of other code than is installed now and are left out\n"
+    assert stale.stderr == "apo-bench: 1 runs were made of other code or data than are here now and are left out\n"
     assert stale.stdout.startswith("missing: tiny plug fp32: no result; run the suite first\n")
 
     tiny_shell(*RUN)
@@ -391,3 +439,24 @@ def test_our_own_optimizers_cost_what_they_did(shell: Shell) -> None:
     task = ("--tasks", "fashion-mnist-20k.lenet", "--optimizers", "all", "--precisions", "fp32", "--seeds", "0")
     shell("run", "--suite", "classification", "--scale", "smoke", *task, "--device", "cpu")
     shell("check", "--baseline", str(costs), "--hold", "flops,calls,state")
+
+
+def test_results_of_a_branch_do_not_hide_those_of_the_code_that_is_here(tiny_shell: Shell) -> None:
+    """Back on the first branch, `run` has nothing to do, and `check` looks at what `run` would reuse."""
+    first, other = optimizer_plugin(["pass"]), optimizer_plugin(["self.kept = torch.zeros(4)"])
+    tiny_shell.install("plug", first, PLUG)
+    tiny_shell(*RUN)
+    tiny_shell("check", "--save", "held.json", "--suite", "classification")
+    tiny_shell.install("plug", other, PLUG)
+    tiny_shell(*RUN)
+    tiny_shell.install("plug", first, PLUG)
+    assert "0 of 1 runs to be made" in tiny_shell(*RUN).stdout
+    tiny_shell("check", "--baseline", "held.json")
+
+
+def test_a_page_without_a_name_is_wrong_use(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "b.json").write_bytes(encode_baseline(held(runs())))
+    shell("run", "--suite", "classification", "--scale", "smoke", "--tasks", "none", status=2)
+    (tmp_path / "apo-bench-results" / "runs").mkdir(parents=True, exist_ok=True)
+    done = shell("check", "--baseline", "b.json", "--output", "", status=2)
+    assert "name another place with --output" in done.stderr

@@ -406,3 +406,24 @@ def test_the_smoke_suite_trains_within_five_minutes(shell: Shell) -> None:
     done = shell("run", "--suite", "classification", "--scale", "smoke")
     assert time.monotonic() - start < 300.0
     assert "32 of 32 runs have a result" in done.stdout
+
+
+def test_a_result_of_earlier_code_does_not_stand_in_for_a_failure(tiny_shell: Shell) -> None:
+    command = (*TINY, "--optimizers", "plug", "--precisions", "fp32")
+    tiny_shell.install("plug", optimizer_plugin(["pass"]), PLUG)
+    tiny_shell(*command)
+    tiny_shell.install("plug", optimizer_plugin(["raise ValueError('edited')"]), PLUG)
+    done = tiny_shell(*command, status=1)
+    assert "1 runs failed, the first: tiny plug fp32 seed 0: ValueError: edited" in done.stderr
+    assert "0 of 1 runs have a result" in done.stdout
+
+
+def test_runs_that_two_suites_share_are_in_the_pages_of_both(tiny_shell: Shell) -> None:
+    selection = ("--scale", "smoke", "--tasks", "tiny", "--epochs", "2", "--optimizers", "sgdm", "--precisions", "fp32")
+    tiny_shell("run", "--suite", "classification", *selection)
+    assert "0 of 1 runs to be made" in tiny_shell("run", "--suite", "low-precision", *selection).stdout
+    pages = [tiny_shell("report", "--suite", name).stdout for name in ("classification", "low-precision")]
+    assert pages[1] == pages[0].replace("classification", "low-precision")
+    exported = tiny_shell("export", "--suite", "low-precision").stdout.splitlines()
+    assert len(exported) == 2
+    assert exported[1].split(",")[1] == "low-precision"

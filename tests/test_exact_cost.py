@@ -403,3 +403,14 @@ def test_spatial_factors_cost_what_they_save(structure: Structure) -> None:
     linear = sum(4 * (out**2 * inputs + out * inputs**2) for out, inputs in ((40, 8), (3, 13)))
     by_A = 2 * 4 * 25**2 if structure is Structure.FULL else 2 * 4 * 24 * (8 + 3)
     assert _flops(rule, problem)["plain"] - passes - linear == 2 * by_A + 2 * 2 * 4**2 * 25
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_on_a_cpu_is_counted(masked: bool) -> None:  # noqa: FBT001
+    """Two products forward; backward the scores once more, and four gradients: as torch counts its CUDA kernels."""
+    q, k, v = (torch.randn(2, 3, length, 8, requires_grad=True) for length in (5, 7, 7))
+    mask = torch.ones(5, 7, dtype=torch.bool) if masked else None
+    product = 2 * 2 * 3 * 5 * 7 * 8
+    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+        torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).sum().backward()
+    assert counter.get_total_flops() == 7 * product

@@ -28,6 +28,7 @@ from apo_bench.record import (
     TaskFacts,
 )
 from apo_bench.report.markdown import leaderboard_markdown, leaderboard_text
+from apo_bench.schedules import Constant, Cosine, Schedule, Step
 from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar, Scale
 
 FACTS = TaskFacts(
@@ -332,3 +333,19 @@ def test_overhead_and_operations_are_shown_where_they_were_measured() -> None:
     (line,) = run_table([msgspec.structs.replace(adaptive, cost=cost)]).to_dict("records")
     assert line["meta_overhead"] == pytest.approx(0.15)
     assert (line["meta_seconds"], line["backward_seconds"]) == (0.3, 0.0)
+
+
+def test_two_schedules_of_a_kind_are_told_apart_by_what_differs() -> None:
+    def scheduled(seed: int, schedule: Schedule) -> RunRecord:
+        made = record("sgdm", seed, 80.0)
+        optimizer = msgspec.structs.replace(made.spec.optimizer, schedule=schedule)
+        return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, optimizer=optimizer))
+
+    schedules = [Constant(), Step(decay=0.1), Step(decay=0.2), Cosine(warmup=0.1)]
+    board = leaderboard("s", Scale.LOCAL, [scheduled(0, schedule) for schedule in schedules])
+    assert sorted(row.competitor for row in board.sections[0].rows) == [
+        "sgdm (constant)",
+        "sgdm (cosine)",
+        "sgdm (step decay=0.1)",
+        "sgdm (step decay=0.2)",
+    ]

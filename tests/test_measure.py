@@ -248,3 +248,54 @@ def test_a_checkout_of_which_git_tells_nothing_is_not_taken_for_an_earlier_one(
     package, _ = _checkout(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert build_of(package) == Build()
+
+
+class _FakeEvent:
+    """A CUDA event whose time is that of the host's clock."""
+
+    made = 0
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+        type(self).made += 1
+        self.at = 0.0
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, other: "_FakeEvent") -> float:
+        return 1000.0 * (other.at - self.at)
+
+
+def test_on_cuda_what_a_reset_forgets_is_not_read_later_and_events_are_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", _FakeEvent)
+    monkeypatch.setattr(_FakeEvent, "made", 0)
+    ledger = Ledger(torch.device("cuda"))
+    with ledger.phase("forward"):  # the warm-up
+        time.sleep(0.05)
+    ledger.reset()
+    for _ in range(10):
+        with ledger.phase("forward"):
+            pass
+        ledger.settle()
+    assert 0.0 < ledger.seconds["forward"] < 0.04
+    assert _FakeEvent.made == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak resident set can be reset on Linux alone")
+def test_what_is_done_aside_is_not_in_the_peak() -> None:
+    memory = PeakMemory(CPU)
+    torch.ones(20 * MEBIBYTE)  # 80 MiB
+    before = memory.bytes()
+    with memory.aside():
+        torch.ones(100 * MEBIBYTE)
+    after = memory.bytes()
+    if before is None or after is None:
+        pytest.skip("this system does not let a process reset its peak")
+    assert before <= after < before + 40 * MEBIBYTE
+    torch.ones(100 * MEBIBYTE)
+    later = memory.bytes()
+    assert later is not None
+    assert later > before + 200 * MEBIBYTE

@@ -121,6 +121,11 @@ def test_others_are_not_told_from_the_run_where_it_is_not_listed(processes: tupl
     assert use.process_memory_bytes is None
 
 
+def test_of_several_that_are_not_the_run_one_is_taken_for_it() -> None:
+    use = used(FakeCard(processes=[(Process(4711, 1), Process(4712, 1), Process(4713, 1))]))
+    assert (use.foreign_processes, use.process_memory_bytes) == (2, None)
+
+
 def test_without_a_card_everything_is_unknown() -> None:
     use = used(None)
     assert (use.energy_joules, use.clock_mhz, use.throttle_reasons) == (None, None, ())

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -27,13 +27,15 @@ from apo_bench.data.examples import Batch
 from apo_bench.evidence.leaderboard import leaderboard
 from apo_bench.evidence.probes import Probes, StepCost, flagged, step_costs
 from apo_bench.evidence.table import run_table
-from apo_bench.executors.job import now
+from apo_bench.executors import local
+from apo_bench.executors.job import Job, now
+from apo_bench.executors.local import Watcher
 from apo_bench.measure.environment import environment
 from apo_bench.measure.load import ForeignLoad
 from apo_bench.measure.probe import measure
 from apo_bench.measure.samples import assemble
 from apo_bench.probe_record import SCHEMA, KindTimes, Probed, ProbeRecord, ProbeSpec, decode_probe
-from apo_bench.record import CurvePoint, Environment, Fingerprint, Reached, RunRecord, encode
+from apo_bench.record import CurvePoint, Environment, Fingerprint, Intent, Reached, RunRecord, encode
 from apo_bench.registry import optimizers
 from apo_bench.report.markdown import leaderboard_markdown, leaderboard_text
 from apo_bench.schedules import Cosine
@@ -454,6 +456,39 @@ def test_what_refuses_the_cell_is_left_out_with_its_reason_and_the_rest_is_measu
     }
 
 
+def test_a_competitor_that_fails_costs_itself_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    class Late(TorchRule):
+        taken = 0
+
+        def step(self, batch: Batch) -> StepResult:
+            self.taken += 1
+            if self.taken > 60:
+                raise RuntimeError("no more\nthan that")
+            return super().step(batch)
+
+    def sgd(rule: type[TorchRule]) -> Competitor[Any]:
+        return Competitor(Nothing, lambda problem, h: rule(problem, torch.optim.SGD(problem.parameters, lr=0.01)))
+
+    def fails(problem: Any, hyperparameters: Any) -> Any:
+        raise KeyError("factor")
+
+    probe = measured(("sgdm",), processes=1, rounds=4, extra={"early": Competitor(Nothing, fails), "late": sgd(Late)})
+    (sgdm,) = probe.competitors
+    assert [len(times) for times in sgdm.kinds[0].milliseconds] == [4]
+    assert {left.optimizer.name: left.message for left in probe.omitted} == {
+        "early": "KeyError: 'factor'",
+        "late": "RuntimeError: no more",
+    }
+    assert "than that" in capsys.readouterr().err
+
+
+def test_lowered_clocks_are_a_doubt_and_the_limit_of_a_card_at_work_is_none() -> None:
+    probe = msgspec.structs.replace(flat(), throttle_reasons=("hw_thermal_slowdown", "sw_power_cap"))
+    flags = {flag for cost in costs_of(probe).values() for flag in cost.flags}
+    assert "the card's clocks were lowered (hw_thermal_slowdown)" in flags
+    assert decode_probe(encode(probe)) == probe
+
+
 def test_the_command_measures_stores_and_does_not_measure_again(tiny_shell: Shell) -> None:
     tiny_shell.install("plug", optimizer_plugin(["print('no JSON')"]), "[apo_bench.optimizers]\nplug = plug:plug\n")
     arguments = ("probe", "--suite", "classification", "--tasks", "tiny", "--optimizers", "plug,apo-p", "--precisions",
@@ -490,6 +525,25 @@ def _without_noise(probe: ProbeRecord) -> ProbeRecord:
         for probed in probe.competitors
     )
     return msgspec.structs.replace(probe, competitors=competitors, foreign_cores=(), finished_at=now())
+
+
+def test_the_next_run_waits_for_a_probe_that_began_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Told(Watcher):
+        warnings: ClassVar[list[str]] = []
+
+        def warn(self, message: str) -> None:
+            self.warnings.append(message)
+
+    monkeypatch.setattr(local, "start_fork_server", lambda: None)
+    store = Store(tmp_path, create=True)
+    intent = Intent(spec=run_spec(), suite="s", scale=Scale.SMOKE, fingerprint=PRINT)
+    job = Job(intent=intent, store=str(tmp_path), threads=1, checkpoint_seconds=60.0, co_scheduled=0)
+    executor = local._Executor([job], store, 1, Told())
+    with store.probing(Device.CPU) as alone:
+        assert alone
+        assert [executor._probed() for _ in range(3)] == [True] * 3
+    assert not executor._probed()
+    assert Told.warnings == ["a probe of this store is measuring; the next run waits for it"]
 
 
 @pytest.mark.slow

@@ -243,3 +243,28 @@ def test_an_unusable_store_is_one_line(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "store", create=True)
     with pytest.raises(StoreError, match="no results at"):
         Store(tmp_path / "nowhere")
+
+
+def test_an_event_that_finds_a_full_disk_is_lost_and_nothing_else(store: Store) -> None:
+    class Full:
+        def write(self, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    workspace = store.begin(intent(record()))
+    events, workspace._events = workspace._events, Full()  # type: ignore[assignment]
+    workspace.append(Progress(step=1, train_loss=None))
+    workspace._events = events
+    workspace.finish(record())
+    assert len(store.scan().records) == 1
+
+
+def test_a_run_may_count_in_several_suites(store: Store) -> None:
+    made = record()
+    put(store, made)
+    assert store.scan().of("other", made.scale) == []
+    store.share("other", made.scale, [made.run_id])
+    store.share("other", made.scale, [made.run_id])
+    scan = store.scan()
+    assert scan.of("other", made.scale) == [msgspec.structs.replace(made, suite="other")]
+    assert scan.of(made.suite, made.scale) == [made]
+    assert scan.scales("other") == scan.scales(made.suite) == [made.scale]

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import shutil
 import time
 from typing import Any
@@ -35,7 +36,7 @@ from apo_bench.training.objectives import CrossEntropy
 from apo_bench.training.problem import Problem, StepResult, UpdateRule
 from apo_bench.training.rules import TorchRule
 from apo_bench.training.seeds import Purpose, derive
-from apo_bench.training.trainer import initial_model, prepare, train, training_batches
+from apo_bench.training.trainer import initial_model, prepare, rehearse, train, training_batches
 
 CPU = torch.device("cpu")
 
@@ -301,6 +302,77 @@ def test_the_first_loss_that_is_not_finite_is_found_inside_a_block(monkeypatch: 
     first = NonFinite(step=14, tensor="loss", dtype="float32")
     assert training.outcome == Diverged(step=14, reason="training loss is not finite", first=first)
     assert [point.step for point in training.curve] == [10]
+
+
+class _Raising(_Failing):
+    """Raises two steps after its loss has stopped being finite, as a factorization of such numbers does."""
+
+    at = 11
+
+    def step(self, batch: Batch) -> StepResult:
+        if self.taken == self.at + 1:
+            raise RuntimeError("the factorization failed")
+        return super().step(batch)
+
+
+class _Breaking(TorchRule):
+    """Spoils a parameter, and raises at the next step."""
+
+    taken = 0
+
+    def step(self, batch: Batch) -> StepResult:
+        self.taken += 1
+        if self.taken == 3:
+            self.problem.parameters[0].data[0] = math.inf
+            raise ArithmeticError("no number")
+        return super().step(batch)
+
+
+class _Broken(TorchRule):
+    """Raises while all is finite."""
+
+    def step(self, batch: Batch) -> StepResult:
+        raise RuntimeError("a bug")
+
+
+def test_what_raises_on_numbers_that_are_not_finite_has_diverged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A crash is no result: the seeds that are left would be averaged without it."""
+    monkeypatch.setattr("baselines.first_order.TorchRule", _Raising)
+    outcome = _run("sgd", epochs=4).outcome
+    assert isinstance(outcome, Diverged)
+    assert (outcome.step, outcome.reason) == (11, "training loss is not finite")
+    assert "step 13 raised RuntimeError: the factorization failed" in capsys.readouterr().err
+    monkeypatch.setattr("baselines.first_order.TorchRule", _Breaking)
+    outcome = _run("sgd", epochs=4).outcome
+    assert isinstance(outcome, Diverged)
+    assert (outcome.step, outcome.reason) == (3, "a parameter is not finite")
+    monkeypatch.setattr("baselines.first_order.TorchRule", _Broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        _run("sgd", epochs=4)
+
+
+@pytest.mark.parametrize("optimizer", ["kfac", "apo-p", "adam"])
+def test_a_rehearsal_leaves_no_trace(optimizer: str) -> None:
+    """On CUDA every run has one; here it is asked for."""
+    undisturbed = _run(optimizer, epochs=2)
+    loop = prepare(run_spec(optimizer, epochs=2), TASK, optimizers()[optimizer].load(), CPU)
+    before = {name: value.clone() for name, value in loop.problem.model.state_dict().items()}
+    taken = []
+    competitor = optimizers()[optimizer].load()
+
+    def build(problem: Problem, h: object) -> Any:
+        rule = competitor.build(problem, h)
+        step = rule.step
+        rule.step = lambda batch: (taken.append(1), step(batch))[1]
+        return rule
+
+    noting = dataclasses.replace(competitor, build=build)
+    rehearse(loop.problem, noting, competitor.hyperparameters(), loop.splits.train.slice(0, TASK.batch_size))
+    assert len(taken) >= 1
+    assert all(torch.equal(value, before[name]) for name, value in loop.problem.model.state_dict().items())
+    assert _numbers(loop.run()) == _numbers(undisturbed)
 
 
 def test_loss_scaling_that_never_recovers_is_divergence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,15 @@
 """``apo-bench check``: hold a suite to its baseline; for CI."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from apo_bench.commands.common import add_json, add_store, chosen_scale, warn_of_damage, write
 from apo_bench.errors import UsageError, did_you_mean
@@ -68,17 +71,20 @@ def _save(options: argparse.Namespace, scan: "Scan") -> int:
     from apo_bench.baseline import encode_baseline
     from apo_bench.evidence.check import baseline_of
 
+    scales = scan.scales(options.suite)
+    if options.scale is None and len(scales) > 1:
+        raise UsageError(f"{options.store} holds {options.suite!r} at {', '.join(scales)}; give --scale")
     scale = chosen_scale(options, scan)
-    own = [record for record in scan.newest().values() if (record.suite, record.scale) == (options.suite, scale)]
+    own = scan.of(options.suite, scale)
     for record in own:
         if not record.is_result:
             print(f"apo-bench: {record.spec.title} has no result and is left out; run the suite again", file=sys.stderr)
-    made = baseline_of(options.suite, scale, _current(own), scan.probes)
+    made = baseline_of(options.suite, scale, _current(own, scan), scan.probes)
     if not made.cells:
         raise UsageError(f"nothing to save: no result of {options.suite!r} at scale {str(scale)!r} in {options.store}")
     write(options.save, encode_baseline(made), option="--save")
     runs = sum(len(cell.seeds) for cell in made.cells)
-    print(f"{options.save}: {len(made.cells)} cells, {runs} runs; commit it")
+    print(f"{options.save}: {options.suite}, scale {scale}: {len(made.cells)} cells, {runs} runs; commit it")
     return 0
 
 
@@ -92,39 +98,53 @@ def _compare(
     from apo_bench.evidence.check import baseline_of, check
     from apo_bench.report.check import check_markdown, check_text
 
-    now = baseline_of(before.suite, before.scale, _current(scan.newest().values()), scan.probes)
+    now = baseline_of(before.suite, before.scale, _current(scan.of(before.suite, before.scale), scan), scan.probes)
     findings = check(before, now, held, tolerances)
     name = options.baseline.name
     holds = not any(finding.verdict.fails for finding in findings)
-    if options.json:
-        found = [dataclasses.asdict(finding) for finding in findings]
-        print(json.dumps({"suite": before.suite, "scale": before.scale, "holds": holds, "findings": found}, indent=2))
-    else:
-        print(check_text(findings, before, now, name))
     if options.output is not None:
         write(options.output, check_markdown(findings, before, now, name).encode())
+    with contextlib.suppress(BrokenPipeError):  # whoever reads has enough; the verdict stands
+        if options.json:
+            found = [dataclasses.asdict(finding) for finding in findings]
+            told = {"suite": before.suite, "scale": before.scale, "holds": holds, "findings": found}
+            print(json.dumps(told, indent=2), flush=True)
+        else:
+            print(check_text(findings, before, now, name), flush=True)
     return 0 if holds else 1
 
 
-def _current(records: "Iterable[RunRecord]") -> "list[RunRecord]":
-    """Those that were made of the code that is installed now; what a check says must not be of yesterday's."""
+def _current(records: "Iterable[RunRecord]", scan: "Scan") -> "list[RunRecord]":
+    """The result of each run that was made of the code and data that are here now, as `run` would reuse it."""
+    from apo_bench.errors import DataError
     from apo_bench.fingerprint import fingerprint
     from apo_bench.registry import optimizers, tasks
 
     known_tasks, known_optimizers = tasks(), optimizers()
+    digests: dict[str, str | None] = {}
     kept, old = [], 0
     for record in records:
         task, name = record.spec.task, record.spec.optimizer.name
-        if task not in known_tasks.names() or name not in known_optimizers.names():
-            old += 1
-            continue
-        present = fingerprint(known_tasks[task], known_optimizers[name], record.fingerprint.data)
-        if present == record.fingerprint:
-            kept.append(record)
+        found = None
+        if task in known_tasks.names() and name in known_optimizers.names():
+            if task not in digests:
+                try:
+                    digests[task] = known_tasks[task].load()().dataset.digest()
+                except DataError as error:
+                    digests[task] = None
+                    print(f"apo-bench: {error}", file=sys.stderr)
+            data = digests[task]
+            if data is not None:
+                present = fingerprint(known_tasks[task], known_optimizers[name], data)
+                found = scan.find_result(record.run_id, present)
+        if found is None:
+            old += record.is_result
         else:
-            old += 1
+            kept.append(msgspec.structs.replace(found, suite=record.suite, scale=record.scale))
     if old:
-        print(f"apo-bench: {old} runs were made of other code than is installed now and are left out", file=sys.stderr)
+        print(
+            f"apo-bench: {old} runs were made of other code or data than are here now and are left out", file=sys.stderr
+        )
     return kept
 
 

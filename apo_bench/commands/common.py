@@ -89,8 +89,9 @@ def write(path: Path, data: bytes, *, option: str = "--output") -> None:
 
     try:
         write_durably(path, data)
-    except OSError as error:
-        raise UsageError(f"cannot write {path} ({error.strerror}); name another place with {option}") from error
+    except (OSError, ValueError) as error:  # a path without a name is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot write {path} ({reason}); name another place with {option}") from error
 
 
 def chosen_scale(options: argparse.Namespace, scan: "Scan") -> "Scale":
@@ -100,12 +101,11 @@ def chosen_scale(options: argparse.Namespace, scan: "Scan") -> "Scale":
         UsageError: Unknown suite or scale, or the store holds nothing of it.
     """
     from apo_bench.selection import parse_scale
-    from apo_bench.spec import Scale
     from apo_bench.suites import SUITES
 
     if options.suite not in SUITES:
         raise UsageError(f"unknown suite {options.suite!r}{did_you_mean(options.suite, SUITES)}")
-    held = sorted({record.scale for record in scan.records if record.suite == options.suite}, key=list(Scale).index)
+    held = scan.scales(options.suite)
     if not held:
         raise UsageError(f"no results of suite {options.suite!r} in {options.store}; run it first")
     scale = parse_scale(options.scale) if options.scale else held[-1]

@@ -30,7 +30,10 @@ def call(options: argparse.Namespace) -> int:
 
     scan = Store(options.store).scan()
     warn_of_damage(scan)
-    records = [record for record in scan.newest().values() if options.suite in {None, record.suite}]
+    if options.suite is None:
+        records = list(scan.newest().values())
+    else:
+        records = [record for scale in scan.scales(options.suite) for record in scan.of(options.suite, scale)]
     data = encode_table(run_table(records, scan.probes), form)
     if options.output is None:
         sys.stdout.write(data.decode())

@@ -39,14 +39,15 @@ def call(options: argparse.Namespace) -> int:
     scan = Store(options.store).scan()
     warn_of_damage(scan)
     scale = chosen_scale(options, scan)
-    page = leaderboard_markdown(leaderboard(options.suite, scale, scan.newest().values(), probes=scan.probes))
+    records = scan.of(options.suite, scale)
+    page = leaderboard_markdown(leaderboard(options.suite, scale, records, probes=scan.probes))
     if options.output is None:
         print(page)
     else:
         write(options.output, page.encode())
         print(options.output)
     if options.figures is not None:
-        for path in _draw(options, scale, list(scan.newest().values())):
+        for path in _draw(options, scale, records):
             print(path, file=sys.stderr if options.output is None else sys.stdout)
     return 0
 

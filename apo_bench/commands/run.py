@@ -144,16 +144,17 @@ class Execution:
         if not complete:
             print("interrupted; the same command continues", file=sys.stderr)
             return 1
-        if board.failures:
-            title, message = board.failures[0]
+        failures = [*board.failures, *self.publisher.lost.values()]
+        if failures:
+            title, message = failures[0]
             print(
-                f"apo-bench: {len(board.failures)} runs failed, the first: {title}: {message}; "
+                f"apo-bench: {len(failures)} runs failed, the first: {title}: {message}; "
                 "the same command tries them again",
                 file=sys.stderr,
             )
         for line in _without_setting(plan):
             print(f"apo-bench: {line}", file=sys.stderr)
-        return 1 if board.failures or plan.dropped or plan.unavailable else 0
+        return 1 if failures or plan.dropped or plan.unavailable else 0
 
     def _make(self, plan: "Plan") -> "tuple[Plan, bool]":
         """Make the tuning runs, then the reported ones at the settings that they chose.

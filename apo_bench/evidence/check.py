@@ -14,8 +14,8 @@ from enum import StrEnum
 from statistics import fmean
 
 from apo_bench.baseline import SCHEMA, Baseline, Cell, Seed, StepRatio
+from apo_bench.evidence.cells import REFERENCE, CellKey
 from apo_bench.evidence.intervals import CONFIDENCE, mean_interval
-from apo_bench.evidence.leaderboard import REFERENCE
 from apo_bench.evidence.probes import Probes
 from apo_bench.probe_record import ProbeRecord
 from apo_bench.record import Direction, Diverged, PrecisionBackend, RunRecord
@@ -122,16 +122,14 @@ def baseline_of(suite: str, scale: Scale, records: Iterable[RunRecord], probes: 
     """
     seed = tuning_seed(suite, scale)
     steps = Probes(probes)
-    groups: dict[object, list[RunRecord]] = defaultdict(list)
+    groups: dict[CellKey, list[RunRecord]] = defaultdict(list)
     kept = [
         record
         for record in records
         if (record.suite, record.scale) == (suite, scale) and record.is_result and record.spec.seed != seed
     ]
     for record in kept:
-        run = record.spec
-        setting = (*sorted(run.optimizer.hyperparameters.items()), run.optimizer.schedule)
-        groups[run.task, run.optimizer.name, setting, run.precision, run.budget, run.device, run.compile].append(record)
+        groups[CellKey.of(record.spec)].append(record)
     cells = [_cell(own, steps) for own in groups.values()]
     return Baseline(
         schema=SCHEMA,
@@ -167,7 +165,7 @@ def _seed(record: RunRecord) -> Seed:
     cost = record.cost
     step = record.outcome.step if isinstance(record.outcome, Diverged) else None
     if cost is None or (record.precision and record.precision.backend is PrecisionBackend.EMULATED):
-        return Seed(validation=record.scores.validation, diverged_step=step)
+        return Seed(validation=record.scores.validation, diverged_step=step, emulated=cost is not None)
     purposes = {name: count for name, count in cost.bytes_by_purpose.items() if name not in _OF_THE_MODEL}
     return Seed(
         validation=record.scores.validation,
@@ -202,7 +200,7 @@ def check(
     """
     held = tuple(held)
     pairs, missing, new = _matched(before.cells, now.cells)
-    findings = [Finding(cell.title, None, Verdict.MISSING, reason="no result; run the suite first") for cell in missing]
+    findings = [_without_partner(cell, new) for cell in missing]
     unknown = "not in the baseline; --save takes it in"
     findings += [Finding(cell.title, None, Verdict.UNJUDGED, reason=unknown) for cell in new]
     for old, own in pairs:
@@ -226,6 +224,13 @@ def check(
         findings += [_step_cost(old, own, judged, tolerances.step) for old, own in pairs]
     order = list(Verdict)
     return sorted(findings, key=lambda finding: order.index(finding.verdict))
+
+
+def _without_partner(cell: Cell, new: Sequence[Cell]) -> Finding:
+    reason = "no result; run the suite first"
+    if any(other.place == cell.place for other in new):
+        reason = "no result with this setting, and several settings that it may have become; --save anew"
+    return Finding(cell.title, None, Verdict.MISSING, reason=reason)
 
 
 def _matched(before: Sequence[Cell], now: Sequence[Cell]) -> tuple[list[tuple[Cell, Cell]], list[Cell], list[Cell]]:
@@ -289,7 +294,13 @@ def _exact(
         if seed in own.seeds and (before := value(was)) is not None and (now := value(own.seeds[seed])) is not None
     ]
     if not pairs:
-        return Finding(own.title, quantity, Verdict.UNJUDGED, reason="not counted, then or now")
+        if any(seed.emulated for seed in (*old.seeds.values(), *own.seeds.values())):
+            return Finding(own.title, quantity, Verdict.UNJUDGED, reason="emulated, then or now: no cost of its format")
+        if any(seed.diverged_step is not None for seed in own.seeds.values()):
+            return Finding(own.title, quantity, Verdict.UNJUDGED, reason="not counted: it diverged")
+        if any(value(seed) is not None for seed in old.seeds.values()):
+            return Finding(own.title, quantity, Verdict.MISSING, reason="counted in the baseline and not now")
+        return Finding(own.title, quantity, Verdict.UNJUDGED, reason="not counted in the baseline")
     before, now = max(pairs, key=lambda pair: pair[1] - pair[0])
     if now > before * (1.0 + tolerance):
         verdict = Verdict.WORSE
@@ -325,6 +336,9 @@ def _common(old: Cell, own: Cell) -> list[tuple[float, float]]:
 
 
 def _quality(old: Cell, own: Cell, judged: int, tolerance: float) -> Finding:
+    if (old.metric, old.direction) != (own.metric, own.direction):
+        reason = f"the metric was {old.metric} and is {own.metric}; --save anew"
+        return Finding(own.title, Quantity.QUALITY, Verdict.UNJUDGED, reason=reason)
     lost, saved = (
         [
             seed
@@ -341,22 +355,32 @@ def _quality(old: Cell, own: Cell, judged: int, tolerance: float) -> Finding:
     if pairs and all(was == became for was, became in pairs):
         same = Verdict.BETTER if saved else Verdict.HOLDS
         return Finding(own.title, quantity, same, before, now, _no_longer(saved))
+    if saved and len(pairs) < FEWEST_SEEDS:
+        return Finding(own.title, quantity, Verdict.BETTER, before, now, _no_longer(saved))
+    verdict, said = _difference(pairs, own.direction, judged, tolerance)
+    if saved and verdict is Verdict.HOLDS:
+        verdict = Verdict.BETTER
+    return Finding(own.title, quantity, verdict, before, now, "; ".join(filter(None, [said, _no_longer(saved)])))
+
+
+def _difference(
+    pairs: Sequence[tuple[float, float]], direction: Direction, judged: int, tolerance: float
+) -> tuple[Verdict, str]:
+    """Judge paired differences, and say them."""
     if len(pairs) < FEWEST_SEEDS:
-        if saved:
-            return Finding(own.title, quantity, Verdict.BETTER, before, now, _no_longer(saved))
-        reason = f"n = {len(pairs)}; a difference is judged from {FEWEST_SEEDS} seeds on"
-        return Finding(own.title, quantity, Verdict.UNJUDGED, before, now, reason)
-    sign = -1.0 if own.direction is Direction.MAXIMIZE else 1.0
+        return Verdict.UNJUDGED, f"n = {len(pairs)}; a difference is judged from {FEWEST_SEEDS} seeds on"
+    sign = -1.0 if direction is Direction.MAXIMIZE else 1.0
     worsened = mean_interval([sign * (became - was) for was, became in pairs], comparisons=judged)
-    half = worsened.half_width or 0.0
+    change, half = f"{sign * worsened.mean:+.3g}", worsened.half_width
+    if not half:
+        return Verdict.UNJUDGED, f"{change} for each of {len(pairs)} seeds: equal differences show no spread"
     if worsened.mean - half > tolerance:
         verdict = Verdict.WORSE
-    elif worsened.mean + half < 0 or saved:
+    elif worsened.mean + half < 0:
         verdict = Verdict.BETTER
     else:
         verdict = Verdict.HOLDS
-    said = f"{sign * worsened.mean:+.3g} ± {half:.2g}, n = {len(pairs)}"
-    return Finding(own.title, quantity, verdict, before, now, "; ".join(filter(None, [said, _no_longer(saved)])))
+    return verdict, f"{change} ± {half:.2g}, n = {len(pairs)}"
 
 
 def _no_longer(seeds: Sequence[int]) -> str:

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from scipy import special  # not `stats`, which takes most of a second to import
 
 CONFIDENCE = 0.95
+_ROUNDING = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 lies outside; never at n = 1."""
-        return self.half_width is not None and abs(self.mean) > self.half_width
+        """Whether 0 lies outside; never at n = 1, nor where equal values show no spread to judge by."""
+        return self.half_width is not None and 0.0 < self.half_width < abs(self.mean)
 
 
 def mean_interval(values: Sequence[float], *, comparisons: int = 1) -> Interval:
@@ -52,5 +53,7 @@ def mean_interval(values: Sequence[float], *, comparisons: int = 1) -> Interval:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean of at least two values."""
+    """Standard error of the mean of at least two values; 0 where they differ by rounding alone."""
+    if max(values) - min(values) <= _ROUNDING * max(map(abs, values)):
+        return 0.0
     return stdev(values) / math.sqrt(len(values))

@@ -11,19 +11,18 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median
 
+from apo_bench.evidence.cells import REFERENCE, CellKey, name_cells
 from apo_bench.evidence.intervals import Interval, mean_interval
 from apo_bench.evidence.probes import Probes, StepCost
 from apo_bench.evidence.reported import reported_value
 from apo_bench.probe_record import ProbeRecord
 from apo_bench.record import Cost, Direction, Diverged, PrecisionBackend, Reached, RunRecord, TaskFacts
-from apo_bench.spec import Device, Precision, RunSpec, Scalar, Scale
+from apo_bench.spec import Device, Precision, RunSpec, Scale
 from apo_bench.suites import tuning_seed
 from apo_bench.tuning import Tuned, searches_of, tune
 
 PERIODIC_PHASES = ("curvature", "inverse", "meta")
 """Phases of the ledger that only some steps have."""
-REFERENCE = "sgdm"
-"""Every competitor is compared with it, in the same precision, paired by seed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,38 +135,6 @@ class Leaderboard:
     tuned: tuple[Tuned, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Cell:
-    """What identifies a cell, hashable."""
-
-    task: str
-    optimizer: str
-    hyperparameters: tuple[tuple[str, Scalar], ...]
-    schedule: object
-    precision: Precision
-    epochs: float
-    device: Device
-    compile: bool
-
-    @classmethod
-    def of(cls, run: RunSpec) -> "_Cell":
-        return cls(
-            run.task,
-            run.optimizer.name,
-            tuple(sorted(run.optimizer.hyperparameters.items())),
-            run.optimizer.schedule,
-            run.precision,
-            run.budget.epochs,
-            run.device,
-            run.compile,
-        )
-
-    @property
-    def conditions(self) -> tuple[Precision, float, bool]:
-        """What a comparison with the reference holds fixed within a task."""
-        return self.precision, self.epochs, self.compile
-
-
 def leaderboard(
     suite: str,
     scale: Scale,
@@ -201,13 +168,13 @@ def leaderboard(
         tries = [record for record in kept if record.run_id in tried]
         wanted = {run.run_id for run in planned}
         kept = [record for record in kept if record.run_id in wanted]
-    by_cell: dict[_Cell, list[RunRecord]] = defaultdict(list)
-    plan_sizes: dict[_Cell, int] = defaultdict(int)
+    by_cell: dict[CellKey, list[RunRecord]] = defaultdict(list)
+    plan_sizes: dict[CellKey, int] = defaultdict(int)
     for run in planned or ():
-        plan_sizes[_Cell.of(run)] += 1
-        by_cell[_Cell.of(run)] = []
+        plan_sizes[CellKey.of(run)] += 1
+        by_cell[CellKey.of(run)] = []
     for record in kept:
-        by_cell[_Cell.of(record.spec)].append(record)
+        by_cell[CellKey.of(record.spec)].append(record)
     places = dict.fromkeys((cell.task, cell.device, cell.epochs) for cell in by_cell)
     budgets = Counter((task, device) for task, device, _ in places)
     sections = [
@@ -239,14 +206,14 @@ def leaderboard(
 def _section(
     task: str,
     device: Device,
-    cells: Mapping[_Cell, list[RunRecord]],
-    plan_sizes: Mapping[_Cell, int] | None,
+    cells: Mapping[CellKey, list[RunRecord]],
+    plan_sizes: Mapping[CellKey, int] | None,
     scale: Scale,
     epochs: float | None,
     steps: Probes,
 ) -> Section:
     facts = next((record.task for runs in cells.values() for record in runs if record.task), None)
-    names = _competitor_names(cells)
+    names = name_cells(cells)
     references = _references(cells)
     comparisons = max(1, len(cells) - len(references))
     printed = _printed(cells, facts) if scale is Scale.PAPER else {}
@@ -273,7 +240,7 @@ def _section(
     return Section(task, device, facts, tuple(sorted(rows, key=order)), epochs)
 
 
-def _printed(cells: Collection[_Cell], facts: TaskFacts | None) -> dict[_Cell, float | None]:
+def _printed(cells: Collection[CellKey], facts: TaskFacts | None) -> dict[CellKey, float | None]:
     """The paper's number for each cell, none for an optimizer with several settings in one precision."""
     same = Counter((cell.optimizer, cell.precision) for cell in cells)
     return {
@@ -283,62 +250,18 @@ def _printed(cells: Collection[_Cell], facts: TaskFacts | None) -> dict[_Cell, f
     }
 
 
-def _references(cells: Iterable[_Cell]) -> dict[tuple[Precision, float, bool], _Cell]:
+def _references(cells: Iterable[CellKey]) -> dict[tuple[Precision, float, bool], CellKey]:
     """The reference under each condition; none where it appears with several settings."""
-    found: dict[tuple[Precision, float, bool], list[_Cell]] = defaultdict(list)
+    found: dict[tuple[Precision, float, bool], list[CellKey]] = defaultdict(list)
     for cell in cells:
         if cell.optimizer == REFERENCE:
             found[cell.conditions].append(cell)
     return {conditions: same[0] for conditions, same in found.items() if len(same) == 1}
 
 
-def competitor_names(runs: Iterable[RunSpec]) -> dict[str, str]:
-    """Name the competitor of each run as leaderboards do, by ``run_id``; the runs are of one task and one budget."""
-    cells = {run.run_id: _Cell.of(run) for run in runs}
-    names = _competitor_names(set(cells.values()))
-    return {run_id: names[cell] for run_id, cell in cells.items()}
-
-
-def _competitor_names(cells: Iterable[_Cell]) -> dict[_Cell, str]:
-    """Name competitors; where an optimizer appears with several settings, append what differs.
-
-    With three settings or more, the one value that is more common than any other goes without saying: an ablation's
-    rows name the one thing that they vary.
-    """
-    groups: dict[tuple[str, Precision], list[_Cell]] = defaultdict(list)
-    for cell in cells:
-        groups[cell.optimizer, cell.precision].append(cell)
-    names = {}
-    for (optimizer, _), same in groups.items():
-        values: dict[str, Counter[Scalar]] = defaultdict(Counter)
-        for cell in same:
-            for name, value in cell.hyperparameters:
-                values[name][value] += 1
-        usual = {name: _most_common(counts) for name, counts in values.items() if len(same) > 2}  # noqa: PLR2004
-        schedules = {str(cell.schedule) for cell in same}
-        for cell in same:
-            differing = [
-                f"{name}={value}"
-                for name, value in cell.hyperparameters
-                if len(values[name]) > 1 and (usual.get(name) is None or usual[name] != (value,))
-            ]
-            if len(schedules) > 1:
-                differing.append(type(cell.schedule).__name__.lower())
-            if cell.compile:
-                differing.append("compiled")
-            names[cell] = f"{optimizer} ({', '.join(differing)})" if differing else optimizer
-    return names
-
-
-def _most_common(counts: Counter[Scalar]) -> tuple[Scalar] | None:
-    """The value that is more common than any other, in a tuple, since it may be `None`."""
-    (value, most), *others = counts.most_common(2)
-    return (value,) if all(n < most for _, n in others) else None
-
-
 def _row(
     name: str,
-    cell: _Cell,
+    cell: CellKey,
     runs: Sequence[RunRecord],
     reference: Sequence[RunRecord],
     comparisons: int,

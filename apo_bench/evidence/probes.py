@@ -25,6 +25,8 @@ DRIFT = 0.10
 """Change of a ratio from the first half of a process's rounds to the second above which it is flagged, if clear."""
 _CLEAR = 4.0
 """Standard errors that such a change must have."""
+_SLOWED = {"hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown"}
+"""Reasons for lowered clocks that come and go; the others are idleness, settings, and the limit of a card at work."""
 DISAGREES = 0.25
 """Share by which a run's own mean step may differ from the probe's."""
 _FEWEST = 2
@@ -171,6 +173,9 @@ def _machine_flags(record: ProbeRecord, reference: Sequence[Sequence[float]]) ->
     others = max((count for count in record.foreign_processes if count is not None), default=0)
     if others:
         flags.append(f"{others} other processes were on the card")
+    lowered = sorted(_SLOWED.intersection(record.throttle_reasons))
+    if lowered:
+        flags.append(f"the card's clocks were lowered ({', '.join(lowered)})")
     times = [time for rounds in reference for time in rounds]
     if len(times) >= _FEWEST:
         first, middle, third = quantiles(times, n=4)

@@ -117,7 +117,8 @@ def encode_table(frame: pd.DataFrame, form: str) -> bytes:
     if form == "parquet":
         frame.to_parquet(buffer, index=False)
     elif form == "jsonl":
-        frame.to_json(buffer, orient="records", lines=True, double_precision=15)
+        rows = frame.astype(object).where(frame.notna(), None).to_dict("records")  # pandas would round small numbers
+        buffer.writelines(msgspec.json.encode(row) + b"\n" for row in rows)
     else:
         frame.to_csv(buffer, index=False, lineterminator="\n")
     return buffer.getvalue()

@@ -114,15 +114,20 @@ class _Executor:
         self.watcher = watcher
         self.live: list[_Live] = []
         self.interrupts = 0
+        self.told = False
         self.context = start_fork_server()
 
     def run(self) -> bool:
         with self._interruptible():
             while self.live or (not self.interrupts and (self.waiting or self.elsewhere)):
                 while not self.interrupts and self.waiting and len(self.live) < self.workers:
+                    if self._probed():
+                        break
                     self._start(self.waiting.popleft())
                 if not self.live:
-                    if not self.interrupts and self.elsewhere:
+                    if self.waiting and not self.interrupts:
+                        time.sleep(_ELSEWHERE_SECONDS)  # a probe is measuring
+                    elif not self.interrupts and self.elsewhere:
                         self._look_elsewhere()
                     continue
                 wait(
@@ -132,6 +137,14 @@ class _Executor:
                 for live in list(self.live):
                     self._attend(live)
         return not (self.waiting or self.elsewhere or self.interrupts > 1)
+
+    def _probed(self) -> bool:
+        """Whether a probe has the device, whose measurement a run would disturb; says so once."""
+        with self.store.probing(self.waiting[0].run.device) as free:
+            if not free and not self.told:
+                self.watcher.warn("a probe of this store is measuring; the next run waits for it")
+            self.told = not free
+            return not free
 
     def _start(self, job: Job) -> None:
         mine, theirs = self.context.Pipe(duplex=False)
@@ -157,7 +170,11 @@ class _Executor:
             self.elsewhere.append(live.job)
             return
         if live.outcome is None:
-            live.outcome = self._bury(live)
+            try:
+                live.outcome = self._bury(live)
+            except OSError as error:  # a full disk costs this record, not the other runs
+                self.watcher.warn(f"no record of {live.job.run.title} ({error.strerror}); the other runs go on")
+                live.outcome = Crashed(message=f"its record could not be written ({error.strerror})")
         self.watcher.finished(live.job.run, live.outcome)
 
     def _read_reports(self, live: _Live) -> None:

@@ -1,6 +1,7 @@
 """One run in a process of its own. The fork server imports this module, and with it torch, once."""
 
 import atexit
+import contextlib
 import faulthandler
 import gc
 import os
@@ -72,7 +73,8 @@ def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
     except ApoBenchError as error:
         return failed(intent, Crashed(message=str(error)), started_at)
     except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the other runs go on
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # its log may be on a full disk
+            traceback.print_exc()
         if "can't allocate memory" in str(error):  # torch's CPU allocator raises a RuntimeError
             return failed(intent, OutOfMemory(message=last_line(error)), started_at)
         return failed(intent, Crashed(message=last_line(error)), started_at)
@@ -105,6 +107,8 @@ def open_device(kind: Device, slot: int) -> torch.device:
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; makes it deterministic
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # else every copy and cast pays for a fill before it
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # a property of the module
     torch.backends.cudnn.benchmark = False
     device = torch.device("cuda", slot % torch.cuda.device_count())
     torch.cuda.set_device(device)

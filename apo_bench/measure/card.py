@@ -26,9 +26,9 @@ class CardUse:
             coarse for a run of less than a second.
         clock_mhz: Lowest and highest clock of the multiprocessors at the samples, in MHz.
         throttle_reasons: Every reason seen at any sample, sorted; see `Card.throttle_reasons`.
-        foreign_processes: The most other processes seen at one sample; `None` while the run's own process was never
-            among those listed: then the driver hides processes, or numbers them as the host of a container does, and
-            the others cannot be told from the run.
+        foreign_processes: The most other processes seen at one sample; `None` while the driver listed none, or a
+            single one that is not the run's own: then it hides the run, or numbers it as the host of a container does.
+            Of several that are not the run's, one is taken for the run.
         process_memory_bytes: The most memory that the driver said the run's process holds at a sample, in bytes.
     """
 
@@ -69,9 +69,9 @@ class CardUse:
     def _look_at_processes(self, card: Card) -> None:
         seen = card.processes() or ()
         own = [process.memory_bytes for process in seen if process.pid == self._pid]
-        if not own:
+        foreign = len({process.pid for process in seen}) - 1
+        if not own and foreign < 1:
             return
-        foreign = len({process.pid for process in seen} - {self._pid})
         self.foreign_processes = max(foreign, self.foreign_processes or 0)
         held = [memory for memory in own if memory is not None]
         if held:

@@ -260,6 +260,18 @@ def _add_batched(_added: Shape, one: Shape, other: Shape, **_: Any) -> int:
     return 2 * prod(one) * other[-1]
 
 
+def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    """Scores and their product with the values."""
+    *batch, length, width = query
+    return 2 * prod(batch) * length * key[-2] * (width + value[-1])
+
+
+def _attention_backward(_gradient: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    """Scores once more, and the gradients in values, scores, queries and keys."""
+    *batch, length, width = query
+    return 2 * prod(batch) * length * key[-2] * (3 * width + 2 * value[-1])
+
+
 _FORMULAS: dict[Any, Callable[..., int]] = {
     _aten.linalg_cholesky_ex: _cholesky,
     _aten.cholesky_inverse: _cholesky_inverse,
@@ -275,4 +287,6 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     _aten.addmv: _add_matrix_vector,
     _aten.addr: _add_outer,
     _aten.addbmm: _add_batched,
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,  # noqa: SLF001
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,  # noqa: SLF001
 }

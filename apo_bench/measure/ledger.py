@@ -48,6 +48,12 @@ class Ledger:
             for name, seconds in self._events.read():
                 self.seconds[name] += seconds
 
+    def reset(self) -> None:
+        """Forget everything up to now: also what the device has yet to do, whose time is not read."""
+        self.seconds.clear()
+        if self._events is not None:
+            self._events.forget()
+
     def enter(self) -> None:
         """Begin a phase, unless one has begun."""
         self._depth += 1
@@ -103,9 +109,12 @@ class _Events:
 
     def read(self) -> list[tuple[str, float]]:
         times = [(name, start.elapsed_time(stop) / 1000.0) for name, start, stop in self._pairs]
+        self.forget()
+        return times
+
+    def forget(self) -> None:
         self._free += [event for _, *both in self._pairs for event in both]
         self._pairs.clear()
-        return times
 
     def _record(self) -> torch.cuda.Event:
         event = self._free.pop() if self._free else torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -1,6 +1,8 @@
 """Memory of a run: its peak, and what was there before it."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,7 +12,7 @@ _STATUS = Path("/proc/self/status")
 
 
 class PeakMemory:
-    """Peak memory since construction.
+    """Peak memory since construction, but for what was done `aside`.
 
     On CUDA the allocator's peak; on Linux the peak resident set of this process, reset at construction; elsewhere
     unknown. The resident set means something for a run only in a process of its own.
@@ -19,6 +21,11 @@ class PeakMemory:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._resident = False
+        self._highest = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        device = self._device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         elif sys.platform == "linux":
@@ -31,8 +38,19 @@ class PeakMemory:
     def bytes(self) -> int | None:
         """Peak so far, in bytes; `None` where it cannot be known."""
         if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
-        return _status("VmHWM") if self._resident else None
+            return max(self._highest, torch.cuda.max_memory_allocated(self._device))
+        peak = _status("VmHWM") if self._resident else None
+        return None if peak is None else max(self._highest, peak)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave out what the harness does between steps: large evaluation batches, copies for a checkpoint.
+
+        On a CPU memory that was freed meanwhile and not given back to the system still counts.
+        """
+        self._highest = self.bytes() or 0
+        yield
+        self._reset()
 
     def reserved(self) -> int | None:
         """The most that torch's CUDA allocator had reserved so far, in bytes; `None` on other devices.

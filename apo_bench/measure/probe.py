@@ -13,6 +13,7 @@ import math
 import random
 import statistics
 import time
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from apo_bench.competitor import Competitor
-from apo_bench.data.examples import Batch
+from apo_bench.data.examples import Batch, Splits
 from apo_bench.errors import ApoBenchError
 from apo_bench.measure.card import CardUse
 from apo_bench.measure.kinds import Kind, prepare_kind, step_kinds
@@ -30,6 +31,7 @@ from apo_bench.measure.samples import CompetitorSample, KindSample, Sample
 from apo_bench.probe_record import Omitted, ProbeSpec
 from apo_bench.spec import Budget, OptimizerSpec, RunSpec
 from apo_bench.tasks.task import Task
+from apo_bench.training.loop import Loop
 from apo_bench.training.problem import StepResult, UpdateRule
 from apo_bench.training.trainer import prepare
 
@@ -54,8 +56,8 @@ def measure(
         seed: Of initial weights, batches and the order of visits; another in each process.
 
     Returns:
-        Times. A competitor that refuses the cell, needs more memory than there is, or whose loss stops being finite is
-        left out with the reason.
+        Times. A competitor that refuses the cell, fails in it, needs more memory than there is, or whose loss stops
+        being finite is left out with the reason.
 
     Raises:
         DataError: The dataset is missing or damaged.
@@ -64,36 +66,16 @@ def measure(
     contestants: list[_Contestant] = []
     omitted: list[Omitted] = []
     for optimizer in spec.competitors:
-        run = RunSpec(
-            task=spec.task,
-            optimizer=optimizer,
-            precision=spec.precision,
-            seed=seed,
-            budget=Budget(epochs=1),
-            device=spec.device,
-            compile=spec.compile,
-        )
         try:
-            loop = prepare(run, task, competitors[optimizer.name], device, splits=splits)
-            contestant = _Contestant(optimizer, loop.rule, device)
-            contestant.warm_up(loop.batches.draw())
-        except (ApoBenchError, torch.OutOfMemoryError) as error:
-            omitted.append(Omitted(optimizer=optimizer, message=str(error).split("\n")[0][:500]))
-            continue
-        contestants.append(contestant)
-        batches = loop.batches
+            contestants.append(_set_up(spec, task, optimizer, competitors[optimizer.name], device, splits, seed))
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the others are measured
+            omitted.append(_omitted(optimizer, error))
     order = random.Random(seed)  # noqa: S311 - nothing secret is drawn
-    visits = [visit for contestant in contestants for visit in contestant.visits]
     load, card = ForeignLoad(), CardUse(open_card(device))
-    for _ in range(spec.rounds if visits else 0):
-        batch = batches.draw()
-        gc.collect()
-        order.shuffle(visits)
-        for visit in (*visits, *reversed(visits)):
-            visit.take(batch)
-        for visit in visits:
-            visit.close_round()
-        card.sample()
+    for _ in range(spec.rounds):
+        if contestants:
+            omitted += _round(contestants, order)
+            card.sample()
     foreign = load.cores()
     for contestant in list(contestants):
         if not contestant.finite():
@@ -105,23 +87,80 @@ def measure(
         omitted=tuple(omitted),
         foreign_cores=foreign,
         foreign_processes=card.foreign_processes,
+        throttle_reasons=card.throttle_reasons,
     )
+
+
+def _set_up(
+    spec: ProbeSpec,
+    task: Task,
+    optimizer: OptimizerSpec,
+    competitor: Competitor[Any],
+    device: torch.device,
+    splits: Splits,
+    seed: int,
+) -> "_Contestant":
+    """A competitor ready to be timed."""
+    run = RunSpec(
+        task=spec.task,
+        optimizer=optimizer,
+        precision=spec.precision,
+        seed=seed,
+        budget=Budget(epochs=1),
+        device=spec.device,
+        compile=spec.compile,
+    )
+    contestant = _Contestant(optimizer, prepare(run, task, competitor, device, splits=splits), device)
+    contestant.warm_up()
+    return contestant
+
+
+def _round(contestants: "list[_Contestant]", order: random.Random) -> list[Omitted]:
+    """Visit all kinds of step of everybody, there and back, on one batch; who fails is taken out, and returned."""
+    omitted: list[Omitted] = []
+    batch = contestants[-1].loop.batches.draw()
+    gc.collect()
+    visits = [visit for contestant in contestants for visit in contestant.visits]
+    order.shuffle(visits)
+    for visit in (*visits, *reversed(visits)):
+        if visit.contestant not in contestants:
+            continue  # it failed a moment ago
+        try:
+            visit.take(batch)
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the others are measured
+            contestants.remove(visit.contestant)
+            omitted.append(_omitted(visit.contestant.optimizer, error))
+    for visit in visits:
+        if visit.contestant in contestants:
+            visit.close_round()
+    return omitted
+
+
+def _omitted(optimizer: OptimizerSpec, error: Exception) -> Omitted:
+    """Why a competitor is left out; what was raised in full goes to the probe's log."""
+    if isinstance(error, ApoBenchError):
+        return Omitted(optimizer=optimizer, message=str(error)[:500])
+    traceback.print_exception(error)
+    first = str(error).strip().partition("\n")[0]
+    return Omitted(optimizer=optimizer, message=f"{type(error).__name__}: {first}"[:500])
 
 
 class _Contestant:
     """A competitor in its process."""
 
-    def __init__(self, optimizer: OptimizerSpec, rule: UpdateRule, device: torch.device) -> None:
+    def __init__(self, optimizer: OptimizerSpec, loop: Loop, device: torch.device) -> None:
         self.optimizer = optimizer
-        self.rule = rule
+        self.loop = loop
+        self.rule: UpdateRule = loop.rule
         self.device = device
-        self.kinds = step_kinds(rule)
+        self.kinds = step_kinds(self.rule)
         self.visits: list[_Visit] = []
         self.last_loss: Tensor | None = None
         self.skipped = 0
 
-    def warm_up(self, batch: Batch) -> None:
+    def warm_up(self) -> None:
         """Let all that happens once happen, take each kind of step, and tell from it how many make a visit."""
+        batch = self.loop.batches.draw()
         for _ in range(_WARM_UP):
             self.rule.step(batch)
         for kind in self.kinds:
@@ -139,7 +178,9 @@ class _Contestant:
             prepare_kind(self.rule, kind)
             results.append(self.rule.step(batch))
         self._synchronize()
-        return time.perf_counter() - start, results
+        seconds = time.perf_counter() - start
+        self.loop.clock.ledger.settle()  # as after every block of a run: its events are used again
+        return seconds, results
 
     def finite(self) -> bool:
         """Whether the last loss that counted was finite."""

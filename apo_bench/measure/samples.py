@@ -30,6 +30,7 @@ class Sample(Frozen, frozen=True):
     omitted: tuple[Omitted, ...]
     foreign_cores: float | None
     foreign_processes: int | None = None
+    throttle_reasons: tuple[str, ...] = ()
 
 
 def assemble(
@@ -86,4 +87,5 @@ def assemble(
         omitted=tuple(omitted),
         foreign_cores=tuple(sample.foreign_cores for sample in samples),
         foreign_processes=tuple(sample.foreign_processes for sample in samples),
+        throttle_reasons=tuple(sorted({reason for sample in samples for reason in sample.throttle_reasons})),
     )

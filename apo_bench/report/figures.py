@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from apo_bench.evidence.leaderboard import competitor_names
+from apo_bench.evidence.cells import competitor_names
 from apo_bench.record import CurvePoint, Direction, Diverged, RunRecord
 from apo_bench.spec import Device, Precision, Scale, check_name
 from apo_bench.suites import tuning_seed

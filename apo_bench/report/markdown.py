@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 from tabulate import tabulate
 
+from apo_bench.evidence.cells import REFERENCE
 from apo_bench.evidence.intervals import Interval
-from apo_bench.evidence.leaderboard import REFERENCE, Leaderboard, Row, Section
+from apo_bench.evidence.leaderboard import Leaderboard, Row, Section
 from apo_bench.units import quantity
 
 _DASH = "–"
@@ -91,9 +92,9 @@ _LEGEND = f"""\
 - *emulated*: 16-bit products were computed in float32 from 16-bit values and rounded on output; scores are those of
   16 bit, costs are not and stay empty.
 - *ms/step* and *training* are this machine's own clock during the run, without evaluation and without drawing batches;
-  *memory* is the peak of the run's process (CPU) or of the allocator (CUDA); *state* counts the bytes an optimizer
-  keeps between steps; *overhead* is the share of *training* that curvature, inverses and meta-updates took;
-  *FLOPs/step* are counted, exactly, over a whole cycle of the optimizer's intervals, elementwise work left out.\
+  *memory* is the peak of the run's process (CPU) or of the allocator (CUDA) while it trains; *state* counts the bytes
+  an optimizer keeps between steps; *overhead* is the share of *training* that curvature, inverses and meta-updates
+  took; *FLOPs/step* are counted, exactly, over a whole cycle of the optimizer's intervals, elementwise work left out.\
 """
 _LEGEND_PROBE = f"""\
 - *step / {REFERENCE}* was measured apart, by `apo-bench probe`: all optimizers side by side in interleaved rounds, each

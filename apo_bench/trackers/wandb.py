@@ -123,7 +123,7 @@ class Pusher:
     def _push_leaderboard(self, scan: Scan, suite: str, scale: Scale) -> None:
         import wandb
 
-        board = leaderboard(suite, scale, scan.newest().values(), probes=scan.probes)
+        board = leaderboard(suite, scale, scan.of(suite, scale), probes=scan.probes)
         columns: list[str | int] = [
             "task",
             "optimizer",

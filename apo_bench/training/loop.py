@@ -5,6 +5,7 @@ clock starts and stops, and once a block of steps, when the losses are looked at
 last step.
 """
 
+import contextlib
 import dataclasses
 import math
 import sys
@@ -18,7 +19,7 @@ import torch
 
 from apo_bench.data.batches import BatchStream
 from apo_bench.data.examples import Examples, Splits
-from apo_bench.errors import UsageError
+from apo_bench.errors import ApoBenchError, UsageError
 from apo_bench.measure.card import CardUse
 from apo_bench.measure.clock import Clock
 from apo_bench.measure.flops import ExactCost, exact_cost
@@ -152,9 +153,11 @@ class Loop:
             to_evaluation = between - self.taken % between
             self.block(min(BLOCK, to_evaluation, self.total_steps - self.taken))
             if self.diverged is None and (self.taken % between == 0 or self.taken == self.total_steps):
-                self._evaluate_curve(self.taken / per_epoch)
+                with memory.aside():
+                    self._evaluate_curve(self.taken / per_epoch)
             if checkpoints and self.diverged is None and time.monotonic() >= last_save + checkpoints.every_seconds:
-                self._save(checkpoints, memory)
+                with memory.aside():
+                    self._save(checkpoints, memory)
                 last_save = time.monotonic()
         peak, reserved, phases = self._peak(memory), self._reserved(memory), self._phases()
         self.card.finish()
@@ -209,7 +212,7 @@ class Loop:
         try:
             return exact_cost(self.rule, self.problem, self.batches.draw)
         except Exception as error:  # noqa: BLE001 - the run is done: a plugin that fails here loses its count alone
-            print(f"the cost of a step was not counted: {error}", file=sys.stderr)  # noqa: T201 - the run's own log
+            self._say(f"the cost of a step was not counted: {error}")
             return None
 
     def block(self, steps: int) -> None:
@@ -225,7 +228,12 @@ class Loop:
                         self.rate_factor = factor
                 with self.clock.ledger.phase("data"):
                     batch = self.batches.draw()
-                result = self.rule.step(batch)
+                try:
+                    result = self.rule.step(batch)
+                except Exception as error:
+                    if self._diverged_before(error, first):
+                        break
+                    raise
                 self.unseen.append(result)
                 self.taken += 1
                 self.skipped_in_a_row = 0 if result.applied else self.skipped_in_a_row + 1
@@ -235,8 +243,28 @@ class Loop:
                         reason=f"{GIVE_UP} steps in a row overflowed at every loss scale",
                     )
                     break
-        self.block_ms.append(1000.0 * (self.clock.training - before) / (self.taken - first))
-        self._look(first)
+        if self.taken > first:
+            self.block_ms.append(1000.0 * (self.clock.training - before) / (self.taken - first))
+        if self.unseen:
+            self._look(first)
+
+    def _diverged_before(self, error: Exception, first: int) -> bool:
+        """Whether a step that raised did so on numbers that were not finite any more: a divergence, no crash."""
+        if isinstance(error, ApoBenchError | MemoryError | torch.OutOfMemoryError):
+            return False
+        if self.unseen:
+            self._look(first)
+        if self.diverged is None and not all(bool(p.isfinite().all()) for p in self.problem.model.parameters()):
+            self.diverged = Diverged(step=self.taken + 1, reason="a parameter is not finite")
+        if self.diverged is None:
+            return False
+        self._say(f"step {self.taken + 1} raised {type(error).__name__}: {error}")
+        return True
+
+    def _say(self, line: str) -> None:
+        """Print into the run's own log, which may be on a full disk."""
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr)  # noqa: T201
 
     def _look(self, first: int) -> None:
         """Find the first loss of the block that is not finite; a skipped step's loss says nothing."""
@@ -323,7 +351,7 @@ class Loop:
         try:
             checkpoints.save(self._state_dict(memory))
         except OSError as error:  # a full disk costs the checkpoint, not the run
-            print(f"no checkpoint at step {self.taken}: {error}", file=sys.stderr)  # noqa: T201 - the run's own log
+            self._say(f"no checkpoint at step {self.taken}: {error}")
 
     def _peak(self, memory: PeakMemory) -> int | None:
         peak = memory.bytes()

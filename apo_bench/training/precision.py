@@ -132,8 +132,11 @@ class PrecisionPolicy:
 
     def apply_flags(self) -> None:
         """Set this process's TF32 switches; a run's process calls it once, before any product."""
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if self._format.tf32 else "ieee"
-        torch.backends.cudnn.conv.fp32_precision = "tf32" if self._format.tf32 else "ieee"  # type: ignore[attr-defined]
+        chosen = "tf32" if self._format.tf32 else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = chosen
+        # both of cuDNN: where they differ, torch refuses to read the older name that covers both
+        torch.backends.cudnn.conv.fp32_precision = chosen  # type: ignore[attr-defined]
+        torch.backends.cudnn.rnn.fp32_precision = chosen  # type: ignore[attr-defined]
 
 
 def _cpu_multiplies(dtype: torch.dtype) -> bool:

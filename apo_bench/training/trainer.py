@@ -1,6 +1,9 @@
 """From a run's specification to its outcome: everything it needs is made here, and `loop` trains it."""
 
+import contextlib
+import copy
 import dataclasses
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +16,7 @@ from apo_bench.data.batches import BatchStream
 from apo_bench.data.examples import Batch, Examples, Splits
 from apo_bench.errors import UsageError
 from apo_bench.measure.clock import Clock
+from apo_bench.measure.kinds import prepare_kind, step_kinds
 from apo_bench.measure.memory import resident_bytes
 from apo_bench.record import (
     Diverged,
@@ -116,8 +120,11 @@ def prepare(
         model, task.objective, policy, additional.draw, compile=run.compile, seed=own, ledger=clock.ledger
     )
     _warm_up(problem, splits.train.slice(0, task.batch_size))
-    clock.ledger.seconds.clear()
-    rule = competitor.build(problem, competitor.hyperparameters(**run.optimizer.hyperparameters))
+    hyperparameters = competitor.hyperparameters(**run.optimizer.hyperparameters)
+    if device.type == "cuda":
+        rehearse(problem, competitor, hyperparameters, splits.train.slice(0, task.batch_size))
+    clock.ledger.reset()
+    rule = competitor.build(problem, hyperparameters)
     torch.manual_seed(seeds.derive(run.seed, run.task, Purpose.NETWORK))
     facts = TaskFacts(
         dataset=task.dataset.name,
@@ -142,3 +149,27 @@ def _warm_up(problem: Problem, batch: Batch) -> None:
         if problem.compiled:
             with torch.no_grad():  # compiled apart
                 problem.outputs(batch)
+
+
+def rehearse(problem: Problem, competitor: Competitor[Any], hyperparameters: Any, batch: Batch) -> None:
+    """Take a step of every kind with a copy that is thrown away; leaves no trace.
+
+    On CUDA a library is loaded when it is first used: without this, whoever factors matrices would pay for cuSOLVER on
+    the training clock, and the others for nothing.
+    """
+    device = problem.precision.device
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),
+        contextlib.suppress(Exception),
+    ):  # whatever fails here, the run itself will tell
+        copied = Problem(copy.deepcopy(problem.model), problem.objective, problem.precision, lambda: batch)
+        rule = competitor.build(copied, hyperparameters)
+        for kind in step_kinds(rule):
+            prepare_kind(rule, kind)
+            rule.step(batch)
+        if devices:
+            torch.cuda.synchronize(device)
+    gc.collect()
+    if devices:
+        torch.cuda.empty_cache()
