@@ -42,7 +42,7 @@ def source_hash(module: str, beside: str | None = None) -> str:
     are installed to be edited; and, where something stands ``beside`` it, the versions of other packages. A module
     without Python source (an extension) counts by its name alone; changing it goes unnoticed.
     """
-    parts = dict(_closure(module))
+    parts = dict(_closure(module, beside))
     for name in _closure(beside) if beside is not None else [name for name in parts if _VERSION in name]:
         if name != module:
             parts.pop(name, None)
@@ -53,9 +53,13 @@ def source_hash(module: str, beside: str | None = None) -> str:
 
 
 @functools.cache
-def _closure(module: str) -> dict[str, str]:
-    """By name of a module the hash of its source; libraries stand by name and version."""
+def _closure(module: str, beside: str | None = None) -> dict[str, str]:
+    """By name of a module the hash of its source; libraries stand by name and version.
+
+    Those that ``beside`` imports too stand by name alone, all of them where there is none: looking them up takes time.
+    """
     followed = {module.partition(".")[0], _OWN}
+    common = _closure(beside) if beside is not None else None
     parts: dict[str, str] = {}
     waiting = [module]
     while waiting:
@@ -68,7 +72,10 @@ def _closure(module: str) -> dict[str, str]:
             top = found.partition(".")[0]
             if top in _SEPARATE or top in sys.stdlib_module_names:
                 continue
-            if top in followed or _is_edited(top):
+            own = top in followed
+            if not own and (common is None or f"{top}{_VERSION}" in common):
+                parts[f"{top}{_VERSION}"] = ""
+            elif own or _is_edited(top):
                 if found not in parts and _source(found):
                     waiting.append(found)
             elif (library := _distribution(top)) is not None:

@@ -441,6 +441,7 @@ def test_our_own_optimizers_cost_what_they_did(shell: Shell) -> None:
     shell("check", "--baseline", str(costs), "--hold", "flops,calls,state")
 
 
+@pytest.mark.slow
 def test_results_of_a_branch_do_not_hide_those_of_the_code_that_is_here(tiny_shell: Shell) -> None:
     """Back on the first branch, `run` has nothing to do, and `check` looks at what `run` would reuse."""
     first, other = optimizer_plugin(["pass"]), optimizer_plugin(["self.kept = torch.zeros(4)"])

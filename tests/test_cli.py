@@ -359,6 +359,7 @@ def test_export_has_one_row_a_run_in_every_format(tiny_shell: Shell) -> None:
     assert "cannot tell the format of runs.txt" in tiny_shell("export", "--output", "runs.txt", status=2).stderr
 
 
+@pytest.mark.slow
 def test_data_list_fetch_and_verify(tiny_shell: Shell) -> None:
     rows = {row["name"]: row for row in json.loads(tiny_shell("data", "list", "--json").stdout)}
     assert rows["fashion-mnist-20k"]["state"] == rows["tiny"]["state"] == "ok"

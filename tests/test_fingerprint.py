@@ -84,7 +84,11 @@ def test_code_of_this_package_that_a_plugin_alone_uses_is_in_its_hash(
     before = source_hash("baselines.kfac", beside=fingerprint.HARNESS)
     changed = dict(fingerprint._closure("baselines.kfac")) | {"apo_bench.optim.layers": "edited"}
     original = fingerprint._closure
-    monkeypatch.setattr(fingerprint, "_closure", lambda name: changed if name == "baselines.kfac" else original(name))
+    monkeypatch.setattr(
+        fingerprint,
+        "_closure",
+        lambda name, beside=None: changed if name == "baselines.kfac" else original(name, beside),
+    )
     fingerprint.source_hash.cache_clear()
     assert source_hash("baselines.kfac", beside=fingerprint.HARNESS) != before
 

@@ -489,6 +489,7 @@ def test_lowered_clocks_are_a_doubt_and_the_limit_of_a_card_at_work_is_none() ->
     assert decode_probe(encode(probe)) == probe
 
 
+@pytest.mark.slow
 def test_the_command_measures_stores_and_does_not_measure_again(tiny_shell: Shell) -> None:
     tiny_shell.install("plug", optimizer_plugin(["print('no JSON')"]), "[apo_bench.optimizers]\nplug = plug:plug\n")
     arguments = ("probe", "--suite", "classification", "--tasks", "tiny", "--optimizers", "plug,apo-p", "--precisions",

@@ -419,6 +419,7 @@ def test_grids_that_overlap_share_the_runs_they_have_in_common(tiny_shell: Shell
     assert "3 of them are tuning runs, for which 4 others wait" in output
 
 
+@pytest.mark.slow
 def test_a_plan_names_the_tuning_runs_what_waits_for_them_and_later_what_they_chose(tiny_shell: Shell) -> None:
     gridded = Gridded(tiny_shell, "sgdm", '{"lr": (1e-5, 0.03, 1.0)}')
     output, _ = gridded("--plan")
