@@ -197,14 +197,14 @@ class Store:
         return self.path / "leaderboards"
 
     @contextlib.contextmanager
-    def claim(self, run_id: str) -> Iterator[bool]:
-        """Claim a run for this process; yields False when another process holds it.
+    def claim(self, run_id: str, patience: float = 0.0) -> Iterator[bool]:
+        """Claim a run for this process; yields False when another holds it for longer than ``patience`` seconds.
 
         The kernel releases the claim when the process dies, however it dies.
         """
         lock = filelock.FileLock(self.path / "locks" / f"{run_id}.lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=patience)
         except filelock.Timeout:
             yield False
             return
@@ -327,9 +327,12 @@ class Store:
         return self.path / "probes" / OUTPUT
 
     @contextlib.contextmanager
-    def probing(self, device: Device) -> Iterator[bool]:
-        """Claim a kind of device for a probe; yields False when another probe of this store holds it."""
-        with self.claim(f"probe-{device}") as mine:
+    def probing(self, device: Device, patience: float = 0.0) -> Iterator[bool]:
+        """Claim a kind of device for a probe; yields False when another probe of this store holds it.
+
+        Whoever is about to start a run holds it too, for the moment of looking: a probe has a little ``patience``.
+        """
+        with self.claim(f"probe-{device}", patience) as mine:
             yield mine
 
     def _set_aside(self, folder: Path, reason: str) -> Damaged:

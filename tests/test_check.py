@@ -14,7 +14,8 @@ from test_probe import MADE_ON, made_probe
 
 from apo_bench.baseline import Baseline, decode_baseline, encode_baseline
 from apo_bench.errors import UsageError
-from apo_bench.evidence.check import Finding, Quantity, Tolerances, Verdict, baseline_of, check
+from apo_bench.evidence.baseline import baseline_of
+from apo_bench.evidence.check import Finding, Quantity, Tolerances, Verdict, check
 from apo_bench.probe_record import ProbeRecord
 from apo_bench.record import Cost, Crashed, Direction, Diverged, Fingerprint, PrecisionBackend, RunRecord
 from apo_bench.registry import optimizers

@@ -69,7 +69,7 @@ def call(options: argparse.Namespace) -> int:
 
 def _save(options: argparse.Namespace, scan: "Scan") -> int:
     from apo_bench.baseline import encode_baseline
-    from apo_bench.evidence.check import baseline_of
+    from apo_bench.evidence.baseline import baseline_of
 
     scales = scan.scales(options.suite)
     if options.scale is None and len(scales) > 1:
@@ -95,7 +95,8 @@ def _compare(
     held: "tuple[Quantity, ...]",
     tolerances: "Tolerances",
 ) -> int:
-    from apo_bench.evidence.check import baseline_of, check
+    from apo_bench.evidence.baseline import baseline_of
+    from apo_bench.evidence.check import check
     from apo_bench.report.check import check_markdown, check_text
 
     now = baseline_of(before.suite, before.scale, _current(scan.of(before.suite, before.scale), scan), scan.probes)

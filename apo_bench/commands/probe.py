@@ -56,7 +56,7 @@ def call(options: argparse.Namespace) -> int:
     device = chosen_device(options)
     if options.scale is None and device is Device.CUDA:
         suite = select(options, Scale.PAPER)
-    with store.probing(device) as alone:
+    with store.probing(device, patience=1.0) as alone:
         if not alone:
             raise UsageError(f"another probe of {options.store} is measuring on {device}; wait for it")
         _refuse_beside_runs(store, device)

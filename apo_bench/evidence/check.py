@@ -1,4 +1,4 @@
-"""Is anything worse than it was? Pure functions from records to a baseline, and from both to findings.
+"""Is anything worse than it was? Pure functions from two baselines to findings.
 
 What needs no clock is compared exactly: FLOPs and operator calls of a step, bytes of state. Quality is compared seed by
 seed, and the cost of a step as a ratio to the reference's; both are called worse, or better, only by intervals that
@@ -8,24 +8,18 @@ most. A run that diverges where it did not is worse without any statistics. What
 
 import dataclasses
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from statistics import fmean
 
-from apo_bench.baseline import SCHEMA, Baseline, Cell, Seed, StepRatio
-from apo_bench.evidence.cells import REFERENCE, CellKey
+from apo_bench.baseline import Baseline, Cell, Seed
+from apo_bench.evidence.baseline import FEWEST_PROCESSES
+from apo_bench.evidence.cells import REFERENCE
 from apo_bench.evidence.intervals import CONFIDENCE, mean_interval
-from apo_bench.evidence.probes import Probes
-from apo_bench.probe_record import ProbeRecord
-from apo_bench.record import Direction, Diverged, PrecisionBackend, RunRecord
-from apo_bench.spec import Scale
-from apo_bench.suites import tuning_seed
+from apo_bench.record import Direction
 
 FEWEST_SEEDS = 3
 """With two, equal differences by chance leave no spread to judge by."""
-_FEWEST_PROCESSES = 2
-_OF_THE_MODEL = {"parameters", "gradients", "buffers"}
 
 
 class Quantity(StrEnum):
@@ -109,79 +103,6 @@ class Tolerances:
 
 HELD = (Quantity.FLOPS, Quantity.STATE, Quantity.QUALITY, Quantity.STEP)
 """What is compared unless something else is asked for. Operator calls are not: every change of code moves them."""
-
-
-def baseline_of(suite: str, scale: Scale, records: Iterable[RunRecord], probes: Iterable[ProbeRecord]) -> Baseline:
-    """What a store says of a suite at one scale.
-
-    Args:
-        suite: Its name.
-        scale: Its scale.
-        records: The newest record of each run; those without a result, and tuning runs, are left out.
-        probes: What steps cost, oldest first.
-    """
-    seed = tuning_seed(suite, scale)
-    steps = Probes(probes)
-    groups: dict[CellKey, list[RunRecord]] = defaultdict(list)
-    kept = [
-        record
-        for record in records
-        if (record.suite, record.scale) == (suite, scale) and record.is_result and record.spec.seed != seed
-    ]
-    for record in kept:
-        groups[CellKey.of(record.spec)].append(record)
-    cells = [_cell(own, steps) for own in groups.values()]
-    return Baseline(
-        schema=SCHEMA,
-        suite=suite,
-        scale=scale,
-        apo_bench=", ".join(sorted({record.environment.apo_bench for record in kept if record.environment})),
-        torch=tuple(sorted({record.environment.torch for record in kept if record.environment})),
-        cells=tuple(
-            sorted(cells, key=lambda cell: (cell.title, sorted(cell.optimizer.hyperparameters.items(), key=str)))
-        ),
-    )
-
-
-def _cell(records: Sequence[RunRecord], probes: Probes) -> Cell:
-    first = records[0]
-    run = first.spec
-    facts = next((record.task for record in records if record.task), None)
-    return Cell(
-        task=run.task,
-        optimizer=run.optimizer,
-        precision=run.precision,
-        epochs=float(run.budget.epochs),
-        device=run.device,
-        compile=run.compile,
-        metric=facts.metric if facts else "metric",
-        direction=facts.direction if facts else Direction.MAXIMIZE,
-        seeds={record.spec.seed: _seed(record) for record in sorted(records, key=lambda record: record.spec.seed)},
-        step=next((ratio for record in reversed(records) if (ratio := _step(record, probes))), None),
-    )
-
-
-def _seed(record: RunRecord) -> Seed:
-    cost = record.cost
-    step = record.outcome.step if isinstance(record.outcome, Diverged) else None
-    if cost is None or (record.precision and record.precision.backend is PrecisionBackend.EMULATED):
-        return Seed(validation=record.scores.validation, diverged_step=step, emulated=cost is not None)
-    purposes = {name: count for name, count in cost.bytes_by_purpose.items() if name not in _OF_THE_MODEL}
-    return Seed(
-        validation=record.scores.validation,
-        diverged_step=step,
-        flops_per_step=cost.flops_per_step,
-        operator_calls_per_step=cost.operator_calls_per_step,
-        state_bytes=cost.state_bytes,
-        state_by_purpose=purposes,
-    )
-
-
-def _step(record: RunRecord, probes: Probes) -> StepRatio | None:
-    found = probes.find(record)
-    if found is None or found.flags or found.processes < _FEWEST_PROCESSES or record.environment is None:
-        return None
-    return StepRatio(found.logarithms, record.environment.device_name, record.environment.threads)
 
 
 def check(
@@ -394,7 +315,7 @@ def _why_no_step(old: Cell, own: Cell) -> str | None:
     if old.step is None or own.step is None:
         when = "in the baseline" if old.step is None else "now"
         return f"no probe without a doubt {when}"
-    if min(len(old.step.logarithms), len(own.step.logarithms)) < _FEWEST_PROCESSES:
+    if min(len(old.step.logarithms), len(own.step.logarithms)) < FEWEST_PROCESSES:
         return "one process shows no spread"
     if (old.step.device_name, old.step.threads) != (own.step.device_name, own.step.threads):
         return (
