@@ -38,9 +38,9 @@ def fingerprint(task: Registered, optimizer: Registered, data: str) -> Fingerpri
 def source_hash(module: str, beside: str | None = None) -> str:
     """Hash what ``module`` is made of, without what ``beside`` is made of and which is hashed there.
 
-    These are its source and the sources that it imports of its own top-level package, of this one and of packages that
-    are installed to be edited; and, where something stands ``beside`` it, the versions of other packages. A module
-    without Python source (an extension) counts by its name alone; changing it goes unnoticed.
+    These are its source and the sources that it imports of its own top-level package, of this one, and of packages that
+    are installed to be edited or not installed at all; and, where something stands ``beside`` it, the versions of other
+    packages. A module without Python source (an extension) counts by its name alone; changing it goes unnoticed.
     """
     parts = dict(_closure(module, beside))
     for name in _closure(beside) if beside is not None else [name for name in parts if _VERSION in name]:
@@ -75,7 +75,7 @@ def _closure(module: str, beside: str | None = None) -> dict[str, str]:
             own = top in followed
             if not own and (common is None or f"{top}{_VERSION}" in common):
                 parts[f"{top}{_VERSION}"] = ""
-            elif own or _is_edited(top):
+            elif own or _distribution(top) is None or _is_edited(top):
                 if found not in parts and _source(found):
                     waiting.append(found)
             elif (library := _distribution(top)) is not None:

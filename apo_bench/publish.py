@@ -1,7 +1,7 @@
 """Keep a plan's leaderboard file up to date while its runs finish."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from apo_bench.evidence.leaderboard import Leaderboard, leaderboard
 from apo_bench.executors.local import Watcher
@@ -52,9 +52,16 @@ class Publisher(Watcher):
             planned.run.run_id: planned.reused for planned in (*plan.tuning, *plan.runs) if planned.reused is not None
         }
 
-        suite, scale = plan.suite.name, plan.suite.scale
-        others = [one.run_id for one in self._records.values() if (one.suite, one.scale) != (suite, scale)]
-        self._store.share(suite, scale, others)
+        self._share(self._records.values())
+
+    def _share(self, records: Iterable[RunRecord]) -> None:
+        """Let runs that were made for another suite count in this one too."""
+        suite, scale = self._plan.suite.name, self._plan.suite.scale
+        others = [record.run_id for record in records if (record.suite, record.scale) != (suite, scale)]
+        try:
+            self._store.share(suite, scale, others)
+        except OSError as error:
+            self._display.warn(f"{len(others)} runs of other suites are not counted in this one ({error.strerror})")
 
     def follow(self, display: Watcher) -> None:
         """Pass events on to ``display``."""
@@ -87,6 +94,7 @@ class Publisher(Watcher):
         wanted = self._fingerprints.get(run.run_id)
         found = self._store.scan(run.run_id).newest(wanted)
         self._records |= found
+        self._share(found.values())  # another command may have finished it, for its own suite
         if not found:
             self.lost[run.run_id] = (run.title, getattr(outcome, "message", "interrupted"))
         if time.monotonic() >= self._next:

@@ -102,11 +102,12 @@ class Scan:
 
     def of(self, suite: str, scale: Scale) -> list[RunRecord]:
         """The newest record of each run of a suite, as if all were made for it."""
-        shared = self.shared.get((suite, scale), frozenset())
+        own = {record.run_id for record in self.records if (record.suite, record.scale) == (suite, scale)}
+        own |= self.shared.get((suite, scale), frozenset())
         return [
             msgspec.structs.replace(record, suite=suite, scale=scale)
             for run_id, record in self.newest().items()
-            if (record.suite, record.scale) == (suite, scale) or run_id in shared
+            if run_id in own
         ]
 
     def scales(self, suite: str) -> list[Scale]:
@@ -330,7 +331,7 @@ class Store:
     def probing(self, device: Device, patience: float = 0.0) -> Iterator[bool]:
         """Claim a kind of device for a probe; yields False when another probe of this store holds it.
 
-        Whoever is about to start a run holds it too, for the moment of looking: a probe has a little ``patience``.
+        Whoever is about to start a run holds it too, for the moment of looking: hence a little ``patience``.
         """
         with self.claim(f"probe-{device}", patience) as mine:
             yield mine

@@ -152,3 +152,11 @@ def test_our_adapters_depend_on_their_libraries(optimizer: str, library: str) ->
     _forget()
     parts = fingerprint._closure(optimizers()[optimizer].module)
     assert any(part.replace("_", "-").startswith(f"{library}==") for part in parts)
+
+
+def test_a_module_that_no_distribution_owns_is_read(package: Path) -> None:
+    """So are ours where this package is installed to be edited, and a plugin builds on one of them."""
+    (package.parent / "someones_library.py").write_text("x = 1\n", encoding="utf-8")
+    before = _adapter(package)
+    (package.parent / "someones_library.py").write_text("x = 2\n", encoding="utf-8")
+    assert _adapter(package) != before

@@ -211,12 +211,14 @@ def _checkout(folder: Path) -> tuple[Path, str]:
 
     def git(*arguments: str) -> str:
         who = {f"GIT_{role}_{what}": "a@b" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        who |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         done = subprocess.run(
             ["git", "-C", folder, *arguments],  # noqa: S607
             check=True,
             capture_output=True,
             text=True,
-            env=os.environ | who,
+            env=kept | who,
         )
         return done.stdout.strip()
 

@@ -13,6 +13,8 @@ import pytest
 from apo_bench.errors import StoreError
 from apo_bench.executors.job import now
 from apo_bench.files import write_durably
+from apo_bench.plan import Plan, PlannedRun
+from apo_bench.publish import Publisher
 from apo_bench.record import (
     SCHEMA,
     Crashed,
@@ -33,7 +35,7 @@ from apo_bench.record import (
     decode_record,
     encode,
 )
-from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scale
+from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scale, Suite
 from apo_bench.store import Store, read_events
 
 RUN = RunSpec(
@@ -268,3 +270,36 @@ def test_a_run_may_count_in_several_suites(store: Store) -> None:
     assert scan.of("other", made.scale) == [msgspec.structs.replace(made, suite="other")]
     assert scan.of(made.suite, made.scale) == [made]
     assert scan.scales("other") == scan.scales(made.suite) == [made.scale]
+
+
+def test_a_newer_run_for_another_suite_leaves_the_first_its_own(store: Store) -> None:
+    made = record()
+    put(store, made)
+    put(store, msgspec.structs.replace(made, suite="other", finished_at="9999"))
+    assert [one.run_id for one in store.scan().of(made.suite, made.scale)] == [made.run_id]
+
+
+def test_a_run_that_another_command_finished_for_its_own_suite_counts_in_this_one(store: Store) -> None:
+    made = record()
+    chosen = Suite(name="other", scale=made.scale, title="t", tasks=(), optimizers=(), precisions=())
+    planned = PlannedRun(made.spec, made.fingerprint, reused=None, changed=(), expected_seconds=None)
+    plan = Plan(suite=chosen, runs=(planned,), unavailable=(), by_entry=(), asked=chosen, tasks={})
+    publisher = Publisher(store, plan)
+    put(store, made)
+    publisher.finished(made.spec, made.outcome)
+    assert [one.run_id for one in store.scan().of("other", made.scale)] == [made.run_id]
+    assert publisher.lost == {}
+
+
+def test_a_result_of_other_code_is_no_result_of_a_run_that_failed(store: Store) -> None:
+    old = record()
+    put(store, old)
+    fingerprint = msgspec.structs.replace(old.fingerprint, optimizer="edited")
+    chosen = Suite(name=old.suite, scale=old.scale, title="t", tasks=(), optimizers=(), precisions=())
+    planned = PlannedRun(old.spec, fingerprint, reused=None, changed=("optimizer",), expected_seconds=None)
+    publisher = Publisher(
+        store, Plan(suite=chosen, runs=(planned,), unavailable=(), by_entry=(), asked=chosen, tasks={})
+    )
+    publisher.finished(old.spec, Crashed(message="its process died"))
+    assert publisher.lost == {old.run_id: (old.spec.title, "its process died")}
+    assert publisher.publish().sections[0].rows[0].results == 0

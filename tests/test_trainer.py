@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from apo_bench.data.batches import crop_and_flip
 from apo_bench.data.examples import Batch, Dataset, Examples, Splits
 from apo_bench.errors import UsageError
+from apo_bench.measure.kinds import step_kinds
 from apo_bench.record import (
     Diverged,
     Evaluated,
@@ -365,12 +366,12 @@ def test_a_rehearsal_leaves_no_trace(optimizer: str) -> None:
     def build(problem: Problem, h: object) -> Any:
         rule = competitor.build(problem, h)
         step = rule.step
-        rule.step = lambda batch: (taken.append(1), step(batch))[1]
+        rule.step = lambda batch: (step(batch), taken.append(1))[0]
         return rule
 
     noting = dataclasses.replace(competitor, build=build)
     rehearse(loop.problem, noting, competitor.hyperparameters(), loop.splits.train.slice(0, TASK.batch_size))
-    assert len(taken) >= 1
+    assert len(taken) == len(step_kinds(loop.rule))
     assert all(torch.equal(value, before[name]) for name, value in loop.problem.model.state_dict().items())
     assert _numbers(loop.run()) == _numbers(undisturbed)
 

@@ -259,7 +259,7 @@ def _refuse_beside_a_probe(store: "Store", device: "Device") -> None:
     Raises:
         UsageError: One is measuring.
     """
-    with store.probing(device) as free:
+    with store.probing(device, patience=1.0) as free:
         if not free:
             raise UsageError(
                 f"a probe of {store.path} is measuring on {device}, and runs would disturb it; wait until it is done"

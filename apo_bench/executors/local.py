@@ -140,7 +140,7 @@ class _Executor:
 
     def _probed(self) -> bool:
         """Whether a probe has the device, whose measurement a run would disturb; says so once."""
-        with self.store.probing(self.waiting[0].run.device) as free:
+        with self.store.probing(self.waiting[0].run.device, patience=0.2) as free:
             if not free and not self.told:
                 self.watcher.warn("a probe of this store is measuring; the next run waits for it")
             self.told = not free

@@ -145,7 +145,8 @@ def build_of(package: Path) -> Build:
 
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 - git
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of another repository
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=kept).stdout.strip()  # noqa: S603 - git
 
 
 def _processor() -> str:

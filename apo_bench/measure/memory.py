@@ -21,7 +21,7 @@ class PeakMemory:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._resident = False
-        self._highest = 0
+        self._highest = self._highest_reserved = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -48,7 +48,7 @@ class PeakMemory:
 
         On a CPU memory that was freed meanwhile and not given back to the system still counts.
         """
-        self._highest = self.bytes() or 0
+        self._highest, self._highest_reserved = self.bytes() or 0, self.reserved() or 0
         yield
         self._reset()
 
@@ -57,7 +57,9 @@ class PeakMemory:
 
         More than `bytes`: the allocator keeps freed blocks, and cannot use all of what it keeps.
         """
-        return torch.cuda.max_memory_reserved(self._device) if self._device.type == "cuda" else None
+        if self._device.type != "cuda":
+            return None
+        return max(self._highest_reserved, torch.cuda.max_memory_reserved(self._device))
 
 
 def resident_bytes() -> int | None:
