@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 runs failed, 2 wrong use."""
+    """Run the command line; returns the exit status: 0 done, 1 runs failed or a check did not hold, 2 wrong use."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:

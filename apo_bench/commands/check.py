@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from apo_bench.commands.common import add_json, add_store, chosen_scale, warn_of_damage, write
-from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from apo_bench.baseline import Baseline
@@ -196,9 +196,6 @@ def _tolerances(options: argparse.Namespace) -> "Tolerances":
 
 def _quantity(name: str) -> "Quantity":
     from apo_bench.evidence.check import Quantity
+    from apo_bench.selection import known
 
-    try:
-        return Quantity(name)
-    except ValueError:
-        known = [str(quantity) for quantity in Quantity]
-        raise UsageError(f"unknown quantity {name!r}{did_you_mean(name, known)}") from None
+    return Quantity(known(name, [str(quantity) for quantity in Quantity], "quantity"))

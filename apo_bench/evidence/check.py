@@ -249,11 +249,12 @@ def _purposes(before: Mapping[int, Seed], now: Mapping[int, Seed]) -> str:
 
 def _common(old: Cell, own: Cell) -> list[tuple[float, float]]:
     """Validation metrics of the seeds that both have."""
-    return [
-        (was.validation, own.seeds[seed].validation)  # type: ignore[misc]
-        for seed, was in old.seeds.items()
-        if was.validation is not None and seed in own.seeds and own.seeds[seed].validation is not None
-    ]
+    pairs = []
+    for seed, was in old.seeds.items():
+        became = own.seeds.get(seed)
+        if became is not None and was.validation is not None and became.validation is not None:
+            pairs.append((was.validation, became.validation))
+    return pairs
 
 
 def _quality(old: Cell, own: Cell, judged: int, tolerance: float) -> Finding:
