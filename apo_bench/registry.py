@@ -32,6 +32,11 @@ class Registered:
     version: str
     entry_point: EntryPoint = dataclasses.field(repr=False)
 
+    @property
+    def attribute(self) -> str:
+        """What the module calls it."""
+        return self.entry_point.attr
+
     def load(self) -> Any:
         """Import the object.
 
