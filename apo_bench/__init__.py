@@ -8,39 +8,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apo_bench.competitor import Competitor, Search, hyperparameter
     from apo_bench.data.examples import Batch, Dataset, Examples, Splits
-    from apo_bench.spec import Precision, Scalar
-    from apo_bench.tasks.task import Task
-    from apo_bench.training.metrics import Accuracy, MeanLoss, MeanSquaredError
-    from apo_bench.training.objectives import BernoulliCrossEntropy, CrossEntropy, SquaredError, TokenCrossEntropy
-    from apo_bench.training.precision import PrecisionPolicy
-    from apo_bench.training.problem import Problem, StepResult, UpdateRule
-    from apo_bench.training.rules import TorchRule
+    from apo_bench.errors import UsageError
+    from apo_bench.plugins.metrics import Accuracy, MeanLoss, MeanSquaredError
+    from apo_bench.plugins.optimizer import Competitor, Search, hyperparameter
+    from apo_bench.plugins.task import Target, Task
+    from apo_bench.problem.objectives import BernoulliCrossEntropy, CrossEntropy, SquaredError, TokenCrossEntropy
+    from apo_bench.problem.precision import PrecisionPolicy
+    from apo_bench.problem.problem import Problem
+    from apo_bench.problem.rule import StepResult, TorchRule, UpdateRule
+    from apo_bench.records.spec import Precision, Scalar
 
 _HOME = {
-    "Accuracy": "apo_bench.training.metrics",
+    "Accuracy": "apo_bench.plugins.metrics",
     "Batch": "apo_bench.data.examples",
-    "BernoulliCrossEntropy": "apo_bench.training.objectives",
-    "Competitor": "apo_bench.competitor",
-    "CrossEntropy": "apo_bench.training.objectives",
+    "BernoulliCrossEntropy": "apo_bench.problem.objectives",
+    "Competitor": "apo_bench.plugins.optimizer",
+    "CrossEntropy": "apo_bench.problem.objectives",
     "Dataset": "apo_bench.data.examples",
     "Examples": "apo_bench.data.examples",
-    "MeanLoss": "apo_bench.training.metrics",
-    "MeanSquaredError": "apo_bench.training.metrics",
-    "Precision": "apo_bench.spec",
-    "PrecisionPolicy": "apo_bench.training.precision",
-    "Problem": "apo_bench.training.problem",
-    "Scalar": "apo_bench.spec",
-    "Search": "apo_bench.competitor",
+    "MeanLoss": "apo_bench.plugins.metrics",
+    "MeanSquaredError": "apo_bench.plugins.metrics",
+    "Precision": "apo_bench.records.spec",
+    "PrecisionPolicy": "apo_bench.problem.precision",
+    "Problem": "apo_bench.problem.problem",
+    "Scalar": "apo_bench.records.spec",
+    "Search": "apo_bench.plugins.optimizer",
     "Splits": "apo_bench.data.examples",
-    "SquaredError": "apo_bench.training.objectives",
-    "StepResult": "apo_bench.training.problem",
-    "Task": "apo_bench.tasks.task",
-    "TokenCrossEntropy": "apo_bench.training.objectives",
-    "TorchRule": "apo_bench.training.rules",
-    "UpdateRule": "apo_bench.training.problem",
-    "hyperparameter": "apo_bench.competitor",
+    "SquaredError": "apo_bench.problem.objectives",
+    "StepResult": "apo_bench.problem.rule",
+    "Target": "apo_bench.plugins.task",
+    "Task": "apo_bench.plugins.task",
+    "TokenCrossEntropy": "apo_bench.problem.objectives",
+    "TorchRule": "apo_bench.problem.rule",
+    "UsageError": "apo_bench.errors",
+    "UpdateRule": "apo_bench.problem.rule",
+    "hyperparameter": "apo_bench.plugins.optimizer",
 }
 
 __all__ = [
@@ -61,10 +64,12 @@ __all__ = [
     "Splits",
     "SquaredError",
     "StepResult",
+    "Target",
     "Task",
     "TokenCrossEntropy",
     "TorchRule",
     "UpdateRule",
+    "UsageError",
     "hyperparameter",
 ]
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from apo_bench.cli import script
+from apo_bench.cli.main import script
 
 if __name__ == "__main__":
     sys.exit(script())

@@ -16,9 +16,9 @@ from apo_bench import (
     StepResult,
     TorchRule,
     UpdateRule,
+    UsageError,
     hyperparameter,
 )
-from apo_bench.errors import UsageError
 from apo_bench.optim import Combined
 from baselines.first_order import EPSILON_OF_FP16
 

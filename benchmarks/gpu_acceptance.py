@@ -40,8 +40,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apo_bench.measure.nvml import Card
-    from apo_bench.probe_record import ProbeRecord
-    from apo_bench.record import RunRecord
+    from apo_bench.records.probe import ProbeRecord
+    from apo_bench.records.run import RunRecord
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parent.parent
@@ -476,12 +476,12 @@ def look_at_records(setting: Setting) -> tuple[list[Check], dict[str, Any]]:
     """Read what the parts ``run`` and ``probe`` have stored."""
     import torch
 
+    from apo_bench.cli.selection import select
     from apo_bench.measure.environment import device_name
-    from apo_bench.plan import plan
-    from apo_bench.registry import optimizers, tasks
-    from apo_bench.selection import select
-    from apo_bench.spec import Device, Scale
-    from apo_bench.store import Store
+    from apo_bench.planning.plan import plan
+    from apo_bench.plugins.registry import optimizers, tasks
+    from apo_bench.records.spec import Device, Scale
+    from apo_bench.store.store import Store
 
     asked = argparse.Namespace(
         suite="classification", tasks=setting.tasks, optimizers=",".join(OPTIMIZERS), precisions=",".join(PRECISIONS),
@@ -516,7 +516,8 @@ def run_checks(made: "Mapping[str, RunRecord | None]", *, device: str, device_na
     """
     import msgspec
 
-    from apo_bench.record import Diverged, PrecisionBackend
+    from apo_bench.records.outcome import Diverged
+    from apo_bench.records.run import PrecisionBackend
 
     cuda = device == "cuda"
     results = [record for record in made.values() if record is not None and record.is_result]
@@ -627,7 +628,7 @@ def probe_checks(
         device: Kind of device.
         device_name: What records call the card, or the processor.
     """
-    from apo_bench.evidence.probes import step_costs
+    from apo_bench.evidence.step_costs import step_costs
 
     newest = {
         (record.spec.task, str(record.spec.precision)): record
@@ -649,7 +650,7 @@ def probe_checks(
 
 def probe_values(record: "ProbeRecord") -> dict[str, Any]:
     """A probe's numbers, with the reasons to doubt them; a doubt is no failure of the code."""
-    from apo_bench.evidence.probes import step_costs
+    from apo_bench.evidence.step_costs import step_costs
 
     return {
         "probe": record.spec.title,

@@ -19,13 +19,14 @@ from harness_overhead import tiny
 
 from apo_bench.data.examples import Dataset, Examples, Splits
 from apo_bench.models.resnet import resnet18
-from apo_bench.registry import optimizers
-from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, resolve_hyperparameters
+from apo_bench.plugins.metrics import Accuracy
+from apo_bench.plugins.optimizer import resolve_hyperparameters
+from apo_bench.plugins.registry import optimizers
+from apo_bench.plugins.task import Task
+from apo_bench.problem.objectives import CrossEntropy
+from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec
 from apo_bench.tasks.images import fashion_mnist_20k_lenet
-from apo_bench.tasks.task import Task
 from apo_bench.training.loop import BLOCK, Loop
-from apo_bench.training.metrics import Accuracy
-from apo_bench.training.objectives import CrossEntropy
 from apo_bench.training.trainer import prepare
 
 ALLOWED = {"lenet": 1.0, "resnet18": 0.2}

@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from apo_bench.evidence.probes import StepCost, step_costs
-from apo_bench.store import Store
+from apo_bench.evidence.step_costs import StepCost, step_costs
+from apo_bench.store.store import Store
 
 
 def probe(options: argparse.Namespace, store: Path) -> dict[str, StepCost]:

@@ -13,11 +13,11 @@ from apo_bench.data.batches import BatchStream, crop_and_flip
 from apo_bench.data.examples import Examples
 from apo_bench.evidence.leaderboard import leaderboard
 from apo_bench.evidence.table import run_table
-from apo_bench.record import Intent
-from apo_bench.registry import optimizers
-from apo_bench.report.markdown import leaderboard_markdown
-from apo_bench.spec import Precision, Scale
-from apo_bench.store import Store
+from apo_bench.plugins.registry import optimizers
+from apo_bench.records.run import Intent
+from apo_bench.records.spec import Precision, Scale
+from apo_bench.render.leaderboard import leaderboard_markdown
+from apo_bench.store.store import Store
 from apo_bench.training.loop import BLOCK
 from apo_bench.training.trainer import prepare
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from apo_bench.record import encode
-from apo_bench.spec import Scale
-from apo_bench.store import Store
+from apo_bench.records.run import encode
+from apo_bench.records.spec import Scale
+from apo_bench.store.store import Store
 from apo_bench.suites import suite
 
 ROOT = Path(__file__).parent.parent

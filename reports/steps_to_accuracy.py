@@ -23,8 +23,8 @@ import tuning
 from tuning import TARGET, Job, Result, by_accuracy, by_steps, run, trials
 
 from apo_bench.evidence.intervals import mean_interval
-from apo_bench.registry import optimizers
-from apo_bench.spec import TUNING_SEED
+from apo_bench.plugins.registry import optimizers
+from apo_bench.records.suite import TUNING_SEED
 
 FOLDER = Path(__file__).parent / "steps-to-accuracy"
 TASK = "fashion-mnist-20k.lenet"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tuning import WEIGHT_DECAY, Job, best, run, trials
 
-from apo_bench.spec import TUNING_SEED, Scale, Suite
+from apo_bench.records.spec import Scale
+from apo_bench.records.suite import TUNING_SEED, Suite
 from apo_bench.suites import suite
 from apo_bench.suites.lr_adaptation import GRID
 

@@ -25,20 +25,12 @@ from pathlib import Path
 import msgspec
 from scipy import stats
 
-from apo_bench.competitor import Search
 from apo_bench.errors import UsageError
-from apo_bench.record import Direction
-from apo_bench.registry import optimizers, tasks
-from apo_bench.spec import (
-    TUNING_SEED,
-    Budget,
-    Device,
-    OptimizerSpec,
-    Precision,
-    RunSpec,
-    Scalar,
-    resolve_hyperparameters,
-)
+from apo_bench.plugins.optimizer import Search, resolve_hyperparameters
+from apo_bench.plugins.registry import optimizers, tasks
+from apo_bench.records.run import Direction
+from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar
+from apo_bench.records.suite import TUNING_SEED
 
 TARGET = 85.0
 """Validation accuracy whose first reaching is recorded, in percent."""

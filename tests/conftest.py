@@ -11,7 +11,7 @@ from shell import TINY_TASK, Shell
 SHAPED = (
     "apo_bench.optim.kronecker",
     "apo_bench.optim.layers",
-    "apo_bench.training.objectives",
+    "apo_bench.problem.objectives",
     "baselines.kfac.damping",
     "baselines.kfac.factors",
 )

@@ -16,9 +16,10 @@ import pytest
 from test_leaderboard import record
 from test_probe import MADE_ON, made_probe
 
-from apo_bench.probe_record import Omitted, ProbeRecord
-from apo_bench.record import Cost, Crashed, Diverged, PrecisionBackend, PrecisionFacts, RunRecord
-from apo_bench.spec import Device, OptimizerSpec, Precision
+from apo_bench.records.outcome import Crashed, Diverged
+from apo_bench.records.probe import Omitted, ProbeRecord
+from apo_bench.records.run import Cost, PrecisionBackend, PrecisionFacts, RunRecord
+from apo_bench.records.spec import Device, OptimizerSpec, Precision
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu_acceptance.py"
 CARD = "A Card"
@@ -284,8 +285,7 @@ def made_run(*, cost: Cost | None = GOOD_COST, **fields: Any) -> RunRecord:
     """A record as a card should leave it, but for ``fields``."""
     run = record("sgdm", 0, 80.0, precision=Precision.FP16)
     run = msgspec.structs.replace(
-        run,
-        spec=msgspec.structs.replace(run.spec, device=Device.CUDA),
+        run.under(spec=msgspec.structs.replace(run.spec, device=Device.CUDA)),
         environment=msgspec.structs.replace(MADE_ON, device_name=CARD),
         cost=cost,
     )
@@ -314,7 +314,7 @@ def test_runs_as_they_should_be_pass() -> None:
         (None, "every planned run has a result"),
         (made_run(outcome=Crashed(message="killed")), "every planned run has a result"),
         (made_run(outcome=Diverged(step=3, reason="loss")), "no run diverged"),
-        (made_run(spec=record("sgdm", 0, 80.0).spec), "runs were made on cuda, on this machine's"),
+        (made_run().under(spec=record("sgdm", 0, 80.0).spec), "runs were made on cuda, on this machine's"),
         (made_run(environment=MADE_ON), "runs were made on cuda, on this machine's"),
         (made_run(environment=None), "runs were made on cuda, on this machine's"),
         (

@@ -15,11 +15,11 @@ from apo_bench.optim.apo_lr import APOLR, check_linear
 from apo_bench.optim.combined import Combined
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
-from apo_bench.spec import Precision
-from apo_bench.training.objectives import CrossEntropy, SquaredError
-from apo_bench.training.precision import PrecisionPolicy
-from apo_bench.training.problem import Problem
-from apo_bench.training.rules import TorchRule
+from apo_bench.problem.objectives import CrossEntropy, SquaredError
+from apo_bench.problem.precision import PrecisionPolicy
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import TorchRule
+from apo_bench.records.spec import Precision
 
 CPU = torch.device("cpu")
 BASES: dict[str, Callable[[Any], torch.optim.Optimizer]] = {

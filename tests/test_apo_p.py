@@ -19,13 +19,14 @@ from apo_bench.optim.kronecker import AnyFactors, Factors, damped_kfac, dense
 from apo_bench.optim.layers import find_layers, from_matrix, to_matrix
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalWeights
-from apo_bench.registry import optimizers
-from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, resolve_hyperparameters
+from apo_bench.plugins.optimizer import resolve_hyperparameters
+from apo_bench.plugins.registry import optimizers
+from apo_bench.problem.objectives import CrossEntropy, SquaredError
+from apo_bench.problem.precision import PrecisionPolicy
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import TorchRule
+from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec
 from apo_bench.tasks.images import fashion_mnist_20k_lenet
-from apo_bench.training.objectives import CrossEntropy, SquaredError
-from apo_bench.training.precision import PrecisionPolicy
-from apo_bench.training.problem import Problem
-from apo_bench.training.rules import TorchRule
 from apo_bench.training.trainer import prepare
 
 

@@ -14,19 +14,21 @@ from test_trainer import TASK, _numbers, run_spec
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from apo_bench.competitor import Competitor
 from apo_bench.data.examples import Batch, Dataset, Examples, Splits
 from apo_bench.models.transformer import transformer
-from apo_bench.record import Diverged, Exhausted, NonFinite, PrecisionBackend
-from apo_bench.registry import optimizers
-from apo_bench.spec import Precision, RunSpec
-from apo_bench.tasks.task import Task
+from apo_bench.plugins.metrics import MeanLoss
+from apo_bench.plugins.optimizer import Competitor
+from apo_bench.plugins.registry import optimizers
+from apo_bench.plugins.task import Task
+from apo_bench.problem.objectives import TokenCrossEntropy
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import StepResult, UpdateRule
+from apo_bench.records.outcome import Diverged, Exhausted, NonFinite
+from apo_bench.records.run import PrecisionBackend
+from apo_bench.records.spec import Precision, RunSpec
 from apo_bench.training import autopsy, trainer
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.loop import GIVE_UP, Loop, Training
-from apo_bench.training.metrics import MeanLoss
-from apo_bench.training.objectives import TokenCrossEntropy
-from apo_bench.training.problem import Problem, StepResult, UpdateRule
 from apo_bench.training.trainer import prepare, train
 
 CPU = torch.device("cpu")

@@ -12,15 +12,17 @@ from shell import Shell, optimizer_plugin
 from test_leaderboard import FACTS, record
 from test_probe import MADE_ON, made_probe
 
-from apo_bench.baseline import Baseline, decode_baseline, encode_baseline
 from apo_bench.errors import UsageError
-from apo_bench.evidence.baseline import baseline_of
 from apo_bench.evidence.check import Finding, Quantity, Tolerances, Verdict, check
-from apo_bench.probe_record import ProbeRecord
-from apo_bench.record import Cost, Crashed, Direction, Diverged, Fingerprint, PrecisionBackend, RunRecord
-from apo_bench.registry import optimizers
-from apo_bench.report.check import check_markdown, check_text
-from apo_bench.spec import TUNING_SEED, Scale
+from apo_bench.evidence.snapshot import snapshot_of
+from apo_bench.plugins.registry import optimizers
+from apo_bench.records.outcome import Crashed, Diverged
+from apo_bench.records.probe import ProbeRecord
+from apo_bench.records.run import Cost, Direction, Fingerprint, PrecisionBackend, RunRecord
+from apo_bench.records.snapshot import Snapshot, decode_snapshot, encode_snapshot
+from apo_bench.records.spec import Scale
+from apo_bench.records.suite import TUNING_SEED
+from apo_bench.render.check import check_markdown, check_text
 
 SEEDS = (0, 1, 2)
 
@@ -38,8 +40,8 @@ def runs(scores: Sequence[float] = (80.0, 81.0, 79.0), **changed: Any) -> list[R
     return [run(seed=seed, score=score, **changed) for seed, score in enumerate(scores)]
 
 
-def held(records: Sequence[RunRecord], *probes: ProbeRecord) -> Baseline:
-    return baseline_of("s", Scale.LOCAL, records, probes)
+def held(records: Sequence[RunRecord], *probes: ProbeRecord) -> Snapshot:
+    return snapshot_of("s", Scale.LOCAL, records, probes)
 
 
 def found(
@@ -160,9 +162,9 @@ def test_what_is_missing_fails_and_what_is_new_does_not() -> None:
 
 def test_runs_without_a_result_and_tuning_runs_are_no_baseline() -> None:
     crashed = run("adam", outcome=Crashed(message="m"))
-    other = msgspec.structs.replace(run("sgdm"), suite="another")
+    other = run("sgdm").under(suite="another")
     made = held([*runs(), crashed, other, run("apo-p", TUNING_SEED)])
-    assert [(cell.title, list(cell.seeds)) for cell in made.cells] == [("t kfac fp32", [0, 1, 2])]
+    assert [(one.cell.title, list(one.seeds)) for one in made.cells] == [("t kfac fp32", [0, 1, 2])]
 
 
 @pytest.mark.parametrize(
@@ -310,9 +312,9 @@ def test_a_baseline_is_read_back_as_it_was_written() -> None:
         [*runs(interval=10), run("adam", score=None, outcome=Diverged(step=3, reason="loss"))],
         ratios(random.Random(0), 1.4),
     )
-    data = encode_baseline(made)
-    assert decode_baseline(data, "f") == made
-    assert encode_baseline(decode_baseline(data, "f")) == data
+    data = encode_snapshot(made)
+    assert decode_snapshot(data, "f") == made
+    assert encode_snapshot(decode_snapshot(data, "f")) == data
     assert max(map(len, data.decode().splitlines())) < 100  # a diff is readable
 
 
@@ -324,9 +326,9 @@ def test_a_baseline_is_read_back_as_it_was_written() -> None:
         (b"\xff\xfe", "f is no baseline"),
         (b'{"schema": 99}', "f has schema 99, this version reads 1"),
         (b'{"schema": 1, "x": ' + b"[" * 100_000, "f is no baseline"),
-        (encode_baseline(held([])), "f holds no cell, and anything would pass"),
+        (encode_snapshot(held([])), "f holds no cell, and anything would pass"),
         (
-            encode_baseline(held(runs())).replace(
+            encode_snapshot(held(runs())).replace(
                 b'"step": null', b'"step": {"logarithms": [1000, 1001], "device_name": "c", "threads": 1}'
             ),
             "f is no baseline",
@@ -335,7 +337,7 @@ def test_a_baseline_is_read_back_as_it_was_written() -> None:
 )
 def test_a_damaged_baseline_is_one_line(data: bytes, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        decode_baseline(data, "f")
+        decode_snapshot(data, "f")
 
 
 def test_the_worst_comes_first_in_text_and_page() -> None:
@@ -426,7 +428,7 @@ def test_wrong_use_is_one_line(shell: Shell, arguments: Sequence[str], message: 
 
 
 def test_a_baseline_of_another_suite_is_refused(shell: Shell, tmp_path: Path) -> None:
-    (tmp_path / "b.json").write_bytes(encode_baseline(held(runs())))
+    (tmp_path / "b.json").write_bytes(encode_snapshot(held(runs())))
     done = shell("check", "--baseline", "b.json", "--suite", "regression", status=2)
     assert done.stderr == "apo-bench: b.json is of suite 's', not 'regression'; leave --suite out\n"
 
@@ -435,7 +437,7 @@ def test_a_baseline_of_another_suite_is_refused(shell: Shell, tmp_path: Path) ->
 def test_our_own_optimizers_cost_what_they_did(shell: Shell) -> None:
     """A change that is meant saves the file anew, as CONTRIBUTING says; the difference shows what it costs."""
     costs = Path(__file__).parent.parent / "benchmarks" / "costs.json"
-    cells = decode_baseline(costs.read_bytes(), costs.name).cells
+    cells = decode_snapshot(costs.read_bytes(), costs.name).cells
     assert {cell.optimizer.name for cell in cells} == set(optimizers().names())
     task = ("--tasks", "fashion-mnist-20k.lenet", "--optimizers", "all", "--precisions", "fp32", "--seeds", "0")
     shell("run", "--suite", "classification", "--scale", "smoke", *task, "--device", "cpu")
@@ -457,7 +459,7 @@ def test_results_of_a_branch_do_not_hide_those_of_the_code_that_is_here(tiny_she
 
 
 def test_a_page_without_a_name_is_wrong_use(shell: Shell, tmp_path: Path) -> None:
-    (tmp_path / "b.json").write_bytes(encode_baseline(held(runs())))
+    (tmp_path / "b.json").write_bytes(encode_snapshot(held(runs())))
     shell("run", "--suite", "classification", "--scale", "smoke", "--tasks", "none", status=2)
     (tmp_path / "apo-bench-results" / "runs").mkdir(parents=True, exist_ok=True)
     done = shell("check", "--baseline", "b.json", "--output", "", status=2)

@@ -9,10 +9,10 @@ from test_trainer import TASK, _numbers, run_spec
 
 from apo_bench.errors import UsageError
 from apo_bench.files import CHECKPOINT
-from apo_bench.record import Evaluated, Event
-from apo_bench.registry import optimizers
-from apo_bench.schedules import Cosine
-from apo_bench.spec import Precision
+from apo_bench.plugins.registry import optimizers
+from apo_bench.records.events import Evaluated, Event
+from apo_bench.records.schedules import Cosine
+from apo_bench.records.spec import Precision
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.loop import Training
 from apo_bench.training.trainer import prepare, train

@@ -50,7 +50,9 @@ def test_settings_from_the_command_line_are_rows_of_their_own(tiny_shell: Shell)
     one = (*TINY, "--optimizers", "sgdm", "--precisions", "fp32")
     tiny_shell(*one, "--set", "sgdm.lr=0.1")
     tiny_shell(*one, "--set", "sgdm.lr=1", "--set", "sgdm.weight_decay=0.001")
-    assert [record["spec"]["optimizer"]["hyperparameters"]["lr"] for record in _records(tiny_shell)].count(1.0) == 1
+    assert [record["intent"]["spec"]["optimizer"]["hyperparameters"]["lr"] for record in _records(tiny_shell)].count(
+        1.0
+    ) == 1
     page = tiny_shell("report", "--suite", "classification").stdout
     assert "sgdm (lr=0.1, weight\\_decay=0.0005)" in page
     assert "sgdm (lr=1.0, weight\\_decay=0.001)" in page
@@ -66,7 +68,7 @@ def test_an_edited_plugin_runs_anew_and_says_why(tiny_shell: Shell) -> None:
     module = tiny_shell.install("plug", optimizer_plugin(["pass"]), PLUG)
     command = (*TINY, "--optimizers", "plug,sgdm", "--precisions", "fp32")
     tiny_shell(*command)
-    module.write_text(module.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
+    module.write_text(module.read_text(encoding="utf-8") + "EDITED = 1\n", encoding="utf-8")
     again = tiny_shell(*command)
     assert "1 of 2 runs to be made" in again.stdout
     assert "running plug on tiny anew, for these changed: optimizer" in again.stdout
@@ -142,7 +144,7 @@ def test_a_run_that_dies_gets_a_typed_outcome_and_the_rest_goes_on(
 ) -> None:
     tiny_shell.install("plug", optimizer_plugin([f"if self.steps == 20: {line}" for line in body]), PLUG)
     done = tiny_shell(*TINY, "--optimizers", "plug,sgd", "--precisions", "fp32", status=1)
-    outcomes = {record["spec"]["optimizer"]["name"]: record["outcome"] for record in _records(tiny_shell)}
+    outcomes = {record["intent"]["spec"]["optimizer"]["name"]: record["outcome"] for record in _records(tiny_shell)}
     assert outcomes["plug"]["type"] == kind
     assert message in outcomes["plug"]["message"]
     assert outcomes["sgd"]["type"] == "exhausted"
@@ -345,7 +347,7 @@ def test_export_has_one_row_a_run_in_every_format(tiny_shell: Shell) -> None:
         pd.read_json(tiny_shell.folder / "runs.jsonl", lines=True),
         pd.read_parquet(tiny_shell.folder / "runs.parquet"),
     ]
-    by_id = {record["spec"]["seed"]: record for record in _records(tiny_shell)}
+    by_id = {record["intent"]["spec"]["seed"]: record for record in _records(tiny_shell)}
     assert len(by_id) == 1
     scores = sorted(record["scores"]["test"] for record in _records(tiny_shell))
     for frame in frames:

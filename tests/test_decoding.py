@@ -13,9 +13,9 @@ from apo_bench.data import bpe, libreoffice
 from apo_bench.data.examples import Examples
 from apo_bench.models.decoding import beam_search
 from apo_bench.models.transformer import transformer
-from apo_bench.spec import Precision
-from apo_bench.training.bleu import Bleu
-from apo_bench.training.precision import PrecisionPolicy
+from apo_bench.problem.precision import PrecisionPolicy
+from apo_bench.records.spec import Precision
+from apo_bench.tasks.bleu import Bleu
 
 BEGIN, END = 1, 2
 PIECES = 4

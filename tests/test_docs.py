@@ -15,11 +15,13 @@ import pytest
 from shell import Shell
 from test_leaderboard import record
 
-from apo_bench.cli import COMMANDS
+from apo_bench.cli.main import COMMANDS
 from apo_bench.evidence.leaderboard import leaderboard
-from apo_bench.registry import optimizers
-from apo_bench.report.markdown import leaderboard_markdown
-from apo_bench.spec import TUNING_SEED, Device, Scale, resolve_hyperparameters
+from apo_bench.plugins.optimizer import resolve_hyperparameters
+from apo_bench.plugins.registry import optimizers
+from apo_bench.records.spec import Device, Scale
+from apo_bench.records.suite import TUNING_SEED
+from apo_bench.render.leaderboard import leaderboard_markdown
 from apo_bench.suites import suite
 from apo_bench.suites.lr_adaptation import BEST, GRID
 
@@ -120,9 +122,7 @@ def _made_page(device: str) -> str:
     runs = [record(name, 0, 80.0, task="a_task") for name in ("sgdm", "apo-p")]
     runs += [record("kfac", 0, 80.0, task="a_task", damping=damping) for damping in (0.1, 0.2)]
     specs = [msgspec.structs.replace(run.spec, device=Device(device)) for run in runs]
-    board = leaderboard(
-        "s", Scale.LOCAL, [msgspec.structs.replace(run, spec=spec) for run, spec in zip(runs, specs, strict=True)]
-    )
+    board = leaderboard("s", Scale.LOCAL, [run.under(spec=spec) for run, spec in zip(runs, specs, strict=True)])
     return leaderboard_markdown(board)
 
 

@@ -17,10 +17,11 @@ from apo_bench.measure.flops import _FORMULAS, _OperatorCalls, exact_cost
 from apo_bench.optim.apo_lr import APOLR
 from apo_bench.optim.apo_p import APOP, Structure
 from apo_bench.optim.proximal import ProximalWeights
-from apo_bench.record import Diverged, Exhausted, PrecisionBackend
-from apo_bench.registry import optimizers
+from apo_bench.plugins.registry import optimizers
+from apo_bench.problem.rule import UpdateRule
+from apo_bench.records.outcome import Diverged, Exhausted
+from apo_bench.records.run import PrecisionBackend
 from apo_bench.training.loop import Training
-from apo_bench.training.problem import UpdateRule
 from apo_bench.training.trainer import train
 from baselines.kfac.curvature import CorrectedCurvature
 from baselines.kfac.optimizer import KFAC, Settings

@@ -7,10 +7,12 @@ from test_leaderboard import record
 
 from apo_bench.errors import UsageError
 from apo_bench.evidence.leaderboard import REFERENCE
-from apo_bench.record import CurvePoint, Diverged, RunRecord
-from apo_bench.report.figures import curves, drawings, learning_rates
-from apo_bench.schedules import Cosine
-from apo_bench.spec import Budget, Precision, Scale
+from apo_bench.records.events import CurvePoint
+from apo_bench.records.outcome import Diverged
+from apo_bench.records.run import RunRecord
+from apo_bench.records.schedules import Cosine
+from apo_bench.records.spec import Budget, Precision, Scale
+from apo_bench.render.figures import curves, drawings, learning_rates
 
 
 def _run(
@@ -109,7 +111,7 @@ def test_a_competitor_keeps_its_colour_in_every_panel() -> None:
 def test_settings_of_one_optimizer_are_lines_of_their_own() -> None:
     slow, fast = _run(), _run(losses=(0.9, 0.4, 0.1))
     spec = msgspec.structs.replace(fast.spec, optimizer=msgspec.structs.replace(fast.spec.optimizer, schedule=Cosine()))
-    figure = curves([slow, msgspec.structs.replace(fast, spec=spec)])
+    figure = curves([slow, fast.under(spec=spec)])
     (legend,) = figure.legends
     shown = [text.get_text() for text in legend.get_texts()]
     assert shown == ["sgdm (constant)", "sgdm (cosine)"]
@@ -117,7 +119,7 @@ def test_settings_of_one_optimizer_are_lines_of_their_own() -> None:
 
 def test_each_budget_has_a_figure_of_its_own() -> None:
     longer = _run("adam", losses=(0.9, 0.4, 0.1))
-    longer = msgspec.structs.replace(longer, spec=msgspec.structs.replace(longer.spec, budget=Budget(epochs=15)))
+    longer = longer.under(spec=msgspec.structs.replace(longer.spec, budget=Budget(epochs=15)))
     assert _names(_run(), _run("adam"), longer) == ["s-local-t-5-epochs", "s-local-t-15-epochs"]
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from apo_bench import fingerprint
-from apo_bench.fingerprint import source_hash
-from apo_bench.registry import optimizers
+from apo_bench.planning import fingerprint
+from apo_bench.planning.fingerprint import source_hash
+from apo_bench.plugins.registry import optimizers
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_the_harness_depends_on_training_and_not_on_reports() -> None:
     finally:
         fingerprint._source = original
     assert root is not None
-    assert "apo_bench.training.precision" in seen
+    assert "apo_bench.problem.precision" in seen
     assert not any("report" in name or "evidence" in name for name in seen)
 
 

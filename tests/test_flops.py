@@ -10,10 +10,11 @@ from shell import Shell
 from torch import Tensor, nn
 
 from apo_bench import Accuracy, Batch, CrossEntropy, Dataset, Splits, Task
-from apo_bench.estimate import cell_costs, cost_table
-from apo_bench.measure.flops import make_model, step_flops
-from apo_bench.plan import Plan
-from apo_bench.spec import OptimizerEntry, Precision, Scale, Suite, TaskEntry
+from apo_bench.cli.plan import cost_table
+from apo_bench.planning.cost import cell_costs, make_model, step_flops
+from apo_bench.planning.plan import Plan
+from apo_bench.records.spec import Precision, Scale
+from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 
 WIDTHS = (8, 16, 12, 2)
 BATCH = 32

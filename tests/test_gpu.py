@@ -16,9 +16,9 @@ from apo_bench.measure.clock import Clock
 from apo_bench.measure.environment import environment
 from apo_bench.measure.memory import PeakMemory
 from apo_bench.measure.nvml import NvmlCard, open_card
-from apo_bench.record import PrecisionBackend
-from apo_bench.registry import optimizers
-from apo_bench.spec import Precision
+from apo_bench.plugins.registry import optimizers
+from apo_bench.records.run import PrecisionBackend
+from apo_bench.records.spec import Precision
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.trainer import initial_model, prepare, train
 

@@ -9,8 +9,8 @@ import torch
 from test_optimizers import ALL, _batch, _built, _problem
 from torch import nn
 
-from apo_bench.measure.held import bytes_by_purpose, model_bytes, state_bytes
-from apo_bench.spec import Precision
+from apo_bench.measure.state import bytes_by_purpose, model_bytes, state_bytes
+from apo_bench.records.spec import Precision
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from apo_bench.measure.kinds import PLAIN, Kind, prepare_kind, step_kinds
 from apo_bench.optim.apo_lr import APOLR
 from apo_bench.optim.apo_p import APOP
 from apo_bench.optim.proximal import ProximalWeights
-from apo_bench.registry import optimizers
+from apo_bench.plugins.registry import optimizers
 from baselines import modern
 from baselines.kfac.curvature import CorrectedCurvature, KroneckerCurvature
 from baselines.kfac.optimizer import KFAC, Settings

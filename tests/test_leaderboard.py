@@ -7,29 +7,28 @@ import pytest
 from scipy import stats
 
 from apo_bench.evidence.intervals import mean_interval
-from apo_bench.evidence.leaderboard import leaderboard
+from apo_bench.evidence.leaderboard import leaderboard, planned_leaderboard
 from apo_bench.evidence.table import run_table
-from apo_bench.executors.job import now
-from apo_bench.record import (
+from apo_bench.records.events import CurvePoint
+from apo_bench.records.outcome import Crashed, Diverged, Exhausted, NonFinite, Outcome
+from apo_bench.records.run import (
     SCHEMA,
     Cost,
-    Crashed,
-    CurvePoint,
     Direction,
-    Diverged,
-    Exhausted,
     Fingerprint,
-    NonFinite,
-    Outcome,
+    Intent,
     PrecisionBackend,
     PrecisionFacts,
+    Role,
     RunRecord,
     Scores,
     TaskFacts,
+    now,
 )
-from apo_bench.report.markdown import leaderboard_markdown, leaderboard_text
-from apo_bench.schedules import Constant, Cosine, Schedule, Step
-from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar, Scale
+from apo_bench.records.schedules import Constant, Cosine, Schedule, Step
+from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar, Scale
+from apo_bench.records.suite import TUNING_SEED
+from apo_bench.render.leaderboard import leaderboard_markdown, leaderboard_text
 
 FACTS = TaskFacts(
     dataset="d",
@@ -59,20 +58,23 @@ def record(
 ) -> RunRecord:
     return RunRecord(
         schema=SCHEMA,
-        spec=RunSpec(
-            task=task,
-            optimizer=OptimizerSpec(name=optimizer, hyperparameters={"lr": 0.1} | hyperparameters),
-            precision=precision,
-            seed=seed,
-            budget=Budget(epochs=5),
-            device=Device.CPU,
+        intent=Intent(
+            spec=RunSpec(
+                task=task,
+                optimizer=OptimizerSpec(name=optimizer, hyperparameters={"lr": 0.1} | hyperparameters),
+                precision=precision,
+                seed=seed,
+                budget=Budget(epochs=5),
+                device=Device.CPU,
+            ),
+            suite="s",
+            scale=Scale.LOCAL,
+            fingerprint=Fingerprint(harness="h", task="t", optimizer="o", torch="2", data="d"),
+            role=Role.TUNING if seed == TUNING_SEED else Role.REPORTED,
         ),
-        suite="s",
-        scale=Scale.LOCAL,
         started_at=now(),
         finished_at=now(),
         outcome=outcome or Exhausted(),
-        fingerprint=Fingerprint(harness="h", task="t", optimizer="o", torch="2", data="d"),
         task=facts,
         precision=PrecisionFacts(backend=backend, kept_fp32=()),
         scores=Scores(test=test, validation=test, best_validation=test),
@@ -204,7 +206,7 @@ def test_settings_of_one_optimizer_are_told_apart() -> None:
 
 def test_each_budget_of_a_task_has_a_table_of_its_own() -> None:
     longer = record("adam", 0, 83.0)
-    longer = msgspec.structs.replace(longer, spec=msgspec.structs.replace(longer.spec, budget=Budget(epochs=15)))
+    longer = longer.under(spec=msgspec.structs.replace(longer.spec, budget=Budget(epochs=15)))
     made = leaderboard("s", Scale.LOCAL, [record("sgdm", 0, 80.0), record("adam", 0, 82.0), longer])
     assert [(section.budget, len(section.rows)) for section in made.sections] == [(", 5 epochs", 2), (", 15 epochs", 1)]
     assert "## t on cpu, 15 epochs\n" in leaderboard_markdown(made)
@@ -223,7 +225,7 @@ def test_an_ablations_rows_name_what_they_vary() -> None:
 def test_a_plan_shows_what_is_missing_and_nothing_else() -> None:
     made, other = record("sgdm", 0, 80.0), record("adam", 0, 81.0)
     missing = msgspec.structs.replace(made.spec, seed=1)
-    board = leaderboard("s", Scale.LOCAL, [made, other], [made.spec, missing])
+    board = planned_leaderboard("s", Scale.LOCAL, [made, other], [made.spec, missing])
     (row,) = board.sections[0].rows
     assert (row.results, row.planned) == (1, 2)
     assert "1 of 2 runs have a result." in leaderboard_text(board)
@@ -339,7 +341,7 @@ def test_two_schedules_of_a_kind_are_told_apart_by_what_differs() -> None:
     def scheduled(seed: int, schedule: Schedule) -> RunRecord:
         made = record("sgdm", seed, 80.0)
         optimizer = msgspec.structs.replace(made.spec.optimizer, schedule=schedule)
-        return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, optimizer=optimizer))
+        return made.under(spec=msgspec.structs.replace(made.spec, optimizer=optimizer))
 
     schedules = [Constant(), Step(decay=0.1), Step(decay=0.2), Cosine(warmup=0.1)]
     board = leaderboard("s", Scale.LOCAL, [scheduled(0, schedule) for schedule in schedules])

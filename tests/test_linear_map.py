@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from apo_bench.data import linear_map
-from apo_bench.registry import optimizers
-from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec
+from apo_bench.plugins.registry import optimizers
+from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec
 from apo_bench.tasks.linear import linear_map_two_layer
 from apo_bench.training.trainer import prepare
 

@@ -16,9 +16,9 @@ from apo_bench.data.examples import Splits
 from apo_bench.measure import environment as environment_module
 from apo_bench.measure.clock import Clock
 from apo_bench.measure.environment import Build, build_of, environment
-from apo_bench.measure.ledger import Ledger
 from apo_bench.measure.memory import PeakMemory, resident_bytes
-from apo_bench.registry import optimizers
+from apo_bench.plugins.registry import optimizers
+from apo_bench.problem.ledger import Ledger
 from apo_bench.training.trainer import train
 
 CPU = torch.device("cpu")

@@ -11,13 +11,13 @@ import torch
 
 from apo_bench.data import mnist
 from apo_bench.errors import DataError
+from apo_bench.plugins.task import Task
 from apo_bench.tasks.images import fashion_mnist_20k_mlp, mnist_mlp
 from apo_bench.tasks.reconstruction import (
     fashion_mnist_20k_autoencoder,
     fashion_mnist_autoencoder,
     mnist_autoencoder,
 )
-from apo_bench.tasks.task import Task
 
 
 def _idx(array: np.ndarray) -> bytes:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
 from apo_bench.models.lenet import lenet
-from apo_bench.spec import Precision
-from apo_bench.training.objectives import CrossEntropy
-from apo_bench.training.precision import PrecisionPolicy
-from apo_bench.training.problem import Problem
+from apo_bench.problem.objectives import CrossEntropy
+from apo_bench.problem.precision import PrecisionPolicy
+from apo_bench.problem.problem import Problem
+from apo_bench.records.spec import Precision
 from baselines import modern
 
 

@@ -14,8 +14,8 @@ from test_trainer import TASK, run_spec
 from apo_bench.measure.card import CardUse
 from apo_bench.measure.memory import PeakMemory
 from apo_bench.measure.nvml import Card, NvmlCard, Process, open_card
-from apo_bench.record import Event
-from apo_bench.registry import optimizers
+from apo_bench.plugins.registry import optimizers
+from apo_bench.records.events import Event
 from apo_bench.training import loop, trainer
 from apo_bench.training.checkpoint import Checkpoints
 

@@ -12,14 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 
 import apo_bench
 from apo_bench.data.examples import Batch
-from apo_bench.training import objectives
-from apo_bench.training.objectives import (
-    BernoulliCrossEntropy,
-    CrossEntropy,
-    Objective,
-    SquaredError,
-    TokenCrossEntropy,
-)
+from apo_bench.problem import objectives
+from apo_bench.problem.objectives import BernoulliCrossEntropy, CrossEntropy, Objective, SquaredError, TokenCrossEntropy
 
 NOTHING = Batch((), torch.empty(0))  # every example counts, whatever it is
 OBJECTIVES: dict[str, tuple[Objective, Callable[[Tensor], Distribution]]] = {

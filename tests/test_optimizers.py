@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
-from apo_bench.registry import optimizers
-from apo_bench.spec import Precision, Scalar
+from apo_bench.plugins.registry import optimizers
+from apo_bench.problem.objectives import CrossEntropy
+from apo_bench.problem.precision import PrecisionPolicy
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import UpdateRule
+from apo_bench.records.spec import Precision, Scalar
 from apo_bench.training.checkpoint import Checkpoints
-from apo_bench.training.objectives import CrossEntropy
-from apo_bench.training.precision import PrecisionPolicy
-from apo_bench.training.problem import Problem, UpdateRule
 
 ALL = optimizers().names()
 PRECISIONS = [Precision.FP32, Precision.BF16, Precision.FP16, Precision.PURE_BF16, Precision.PURE_FP16]

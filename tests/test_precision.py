@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
-from apo_bench.record import PrecisionBackend
-from apo_bench.registry import tasks
-from apo_bench.spec import Precision, Scale
+from apo_bench.plugins.registry import tasks
+from apo_bench.problem.emulation import EmulatedProducts
+from apo_bench.problem.objectives import CrossEntropy
+from apo_bench.problem.precision import LossScale, PrecisionPolicy
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import TorchRule
+from apo_bench.records.run import PrecisionBackend
+from apo_bench.records.spec import Precision, Scale
 from apo_bench.suites import suite
-from apo_bench.training.emulation import EmulatedProducts
-from apo_bench.training.objectives import CrossEntropy
-from apo_bench.training.precision import LossScale, PrecisionPolicy
-from apo_bench.training.problem import Problem
-from apo_bench.training.rules import TorchRule
 
 CPU = torch.device("cpu")
 COMPUTES = {
@@ -95,7 +95,7 @@ class _Watched(EmulatedProducts):
     products = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN204
-        from apo_bench.training import emulation
+        from apo_bench.problem import emulation
 
         self.products += func in emulation._PRODUCTS
         return super().__torch_dispatch__(func, types, args, kwargs)

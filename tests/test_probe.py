@@ -21,28 +21,28 @@ from shell import Shell, optimizer_plugin
 from test_leaderboard import FACTS, record
 from test_trainer import TASK, run_spec
 
-from apo_bench.competitor import Competitor
 from apo_bench.data.batches import BatchStream
 from apo_bench.data.examples import Batch
 from apo_bench.evidence.leaderboard import leaderboard
-from apo_bench.evidence.probes import Probes, StepCost, flagged, step_costs
+from apo_bench.evidence.step_costs import Probes, StepCost, flagged, step_costs
 from apo_bench.evidence.table import run_table
-from apo_bench.executors import local
-from apo_bench.executors.job import Job, now
-from apo_bench.executors.local import Watcher
+from apo_bench.execution import local
+from apo_bench.execution.job import Job
+from apo_bench.execution.watcher import Watcher
 from apo_bench.measure.environment import environment
 from apo_bench.measure.load import ForeignLoad
-from apo_bench.measure.probe import measure
-from apo_bench.measure.samples import assemble
-from apo_bench.probe_record import SCHEMA, KindTimes, Probed, ProbeRecord, ProbeSpec, decode_probe
-from apo_bench.record import CurvePoint, Environment, Fingerprint, Intent, Reached, RunRecord, encode
-from apo_bench.registry import optimizers
-from apo_bench.report.markdown import leaderboard_markdown, leaderboard_text
-from apo_bench.schedules import Cosine
-from apo_bench.spec import Device, OptimizerSpec, Precision, Scale
-from apo_bench.store import Store
-from apo_bench.training.problem import StepResult
-from apo_bench.training.rules import TorchRule
+from apo_bench.plugins.optimizer import Competitor
+from apo_bench.plugins.registry import optimizers
+from apo_bench.problem.rule import StepResult, TorchRule
+from apo_bench.records.events import CurvePoint
+from apo_bench.records.outcome import Reached
+from apo_bench.records.probe import SCHEMA, KindTimes, Probed, ProbeRecord, ProbeSpec, assemble, decode_probe
+from apo_bench.records.run import Environment, Fingerprint, Intent, RunRecord, encode, now
+from apo_bench.records.schedules import Cosine
+from apo_bench.records.spec import Device, OptimizerSpec, Precision, Scale
+from apo_bench.render.leaderboard import leaderboard_markdown, leaderboard_text
+from apo_bench.store.store import Store
+from apo_bench.training.probe import measure
 from baselines.kfac.curvature import KroneckerCurvature
 
 CPU = torch.device("cpu")
@@ -206,8 +206,7 @@ def made_run(optimizer: str = "x", *, seconds: float = 0.4, threads: int = 1, na
         run,
         cost=msgspec.structs.replace(run.cost, train_seconds=seconds),
         environment=msgspec.structs.replace(MADE_ON, threads=threads, device_name=name),
-        fingerprint=PRINT,
-    )
+    ).under(fingerprint=PRINT)
 
 
 def test_a_run_finds_the_probe_of_its_own_code_machine_and_threads_alone() -> None:
@@ -220,9 +219,9 @@ def test_a_run_finds_the_probe_of_its_own_code_machine_and_threads_alone() -> No
     assert Probes([flat(fingerprint=other)]).find(made_run()) is None
     run = made_run()
     faster = OptimizerSpec(name="x", hyperparameters={"lr": 0.2})
-    assert probes.find(msgspec.structs.replace(run, spec=msgspec.structs.replace(run.spec, optimizer=faster))) is None
+    assert probes.find(run.under(spec=msgspec.structs.replace(run.spec, optimizer=faster))) is None
     scheduled = msgspec.structs.replace(run.spec.optimizer, schedule=Cosine())
-    assert probes.find(msgspec.structs.replace(run, spec=msgspec.structs.replace(run.spec, optimizer=scheduled)))
+    assert probes.find(run.under(spec=msgspec.structs.replace(run.spec, optimizer=scheduled)))
 
 
 def test_the_newest_probe_counts_unless_it_is_doubtful() -> None:
@@ -235,8 +234,8 @@ def test_the_newest_probe_counts_unless_it_is_doubtful() -> None:
 def test_a_run_that_disagrees_with_its_probe_is_left_out_and_counted() -> None:
     """The probe says 8 ms a step, 50 steps: 0.4 s; a second run took five times as long."""
     slow = made_run(seconds=2.0)
-    slow = msgspec.structs.replace(slow, spec=msgspec.structs.replace(slow.spec, seed=1))
-    board = leaderboard("s", Scale.LOCAL, [made_run(), slow, made_run("sgdm", seconds=0.2)], probes=[flat()])
+    slow = slow.under(spec=msgspec.structs.replace(slow.spec, seed=1))
+    board = leaderboard("s", Scale.LOCAL, [made_run(), slow, made_run("sgdm", seconds=0.2)], [flat()])
     row = next(row for row in board.sections[0].rows if row.competitor == "x")
     assert row.disagreeing == 1
     assert row.train_seconds == 0.4
@@ -249,12 +248,12 @@ def test_a_run_that_disagrees_with_its_probe_is_left_out_and_counted() -> None:
 
 
 def test_doubts_are_shown_with_the_number() -> None:
-    board = leaderboard("s", Scale.LOCAL, [made_run()], probes=[flat(foreign=1.0)])
+    board = leaderboard("s", Scale.LOCAL, [made_run()], [flat(foreign=1.0)])
     page = leaderboard_markdown(board)
     assert "2.00 ?" in leaderboard_text(board)
     assert "## Doubtful measurements" in page
     assert "1.0 CPU cores" in page
-    assert "## Doubtful" not in leaderboard_markdown(leaderboard("s", Scale.LOCAL, [made_run()], probes=[flat()]))
+    assert "## Doubtful" not in leaderboard_markdown(leaderboard("s", Scale.LOCAL, [made_run()], [flat()]))
     assert "step / sgdm" not in leaderboard_markdown(leaderboard("s", Scale.LOCAL, [made_run()]))
 
 
@@ -268,14 +267,14 @@ def reached(step: int, seconds: float) -> RunRecord:
 
 def test_time_to_target_is_steps_times_the_probed_step_beside_the_runs_own_clock() -> None:
     run = reached(20, 0.3)
-    row = leaderboard("s", Scale.LOCAL, [run], probes=[flat()]).sections[0].rows[0]
+    row = leaderboard("s", Scale.LOCAL, [run], [flat()]).sections[0].rows[0]
     assert (row.steps_to_target, row.target_seconds) == (20, 0.3)
     assert row.composed_target_seconds == pytest.approx(20 * 0.008)
     (line,) = run_table([run], [flat()]).to_dict("records")
     assert (line["steps_to_target"], line["seconds_to_target"]) == (20, 0.3)
     assert line["composed_seconds_to_target"] == pytest.approx(0.16)
-    missed = msgspec.structs.replace(made_run(), spec=msgspec.structs.replace(run.spec, seed=1))
-    partly = leaderboard("s", Scale.LOCAL, [run, missed], probes=[flat()])
+    missed = made_run().under(spec=msgspec.structs.replace(run.spec, seed=1))
+    partly = leaderboard("s", Scale.LOCAL, [run, missed], [flat()])
     assert partly.sections[0].rows[0].steps_to_target is None
     assert "1 of 2 reached it" in leaderboard_markdown(partly)
 
@@ -287,10 +286,12 @@ def test_a_store_keeps_probes_and_sets_damaged_ones_aside(tmp_path: Path) -> Non
     renamed.rename(renamed.with_name("0123456789abcdef-1.json"))
     scan = store.scan()
     assert [probe.competitors[1].kinds[0].milliseconds[0][0] for probe in scan.probes] == [8.0]
-    assert len(scan.damaged) == 2
+    assert scan.damaged == store.scan().damaged
+    assert {found.path for found in scan.damaged} == {broken, renamed.with_name("0123456789abcdef-1.json")}
+    store.set_aside(scan.damaged)
     assert not store.scan().damaged
     assert decode_probe(whole.read_bytes()) == scan.probes[0]
-    with pytest.raises(ValueError, match="probe schema 99"):
+    with pytest.raises(ValueError, match="schema 99"):
         decode_probe(encode(msgspec.structs.replace(flat(), schema=99)))
 
 

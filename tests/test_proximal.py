@@ -11,8 +11,8 @@ from torch.distributions import Categorical, kl_divergence
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
-from apo_bench.registry import optimizers
-from apo_bench.training.problem import Problem
+from apo_bench.plugins.registry import optimizers
+from apo_bench.problem.problem import Problem
 
 COMPETITORS = [name for name in optimizers().names() if name.startswith("apo-")]
 

@@ -14,8 +14,8 @@ from apo_bench.data import lock, regression
 from apo_bench.data.examples import Dataset
 from apo_bench.data.regression import CONCRETE, CONCRETE_TABLE, MEATS, MEATS_TABLE, Table
 from apo_bench.errors import DataError
+from apo_bench.plugins.task import Task
 from apo_bench.tasks import tabular
-from apo_bench.tasks.task import Task
 
 GROUPED = Table(
     name="grouped",

@@ -10,16 +10,17 @@ from test_leaderboard import FACTS, record
 
 from apo_bench.evidence.leaderboard import leaderboard
 from apo_bench.evidence.reported import parse, reported, reported_value
-from apo_bench.record import Diverged, RunRecord
-from apo_bench.registry import optimizers, tasks
-from apo_bench.report.markdown import leaderboard_markdown, leaderboard_text
-from apo_bench.spec import Precision, Scale
+from apo_bench.plugins.registry import optimizers, tasks
+from apo_bench.records.outcome import Diverged
+from apo_bench.records.run import RunRecord
+from apo_bench.records.spec import Precision, Scale
+from apo_bench.render.leaderboard import leaderboard_markdown, leaderboard_text
 
 ROOT = Path(__file__).parent.parent
 
 
 def _at(scale: Scale, *records: RunRecord) -> list[RunRecord]:
-    return [msgspec.structs.replace(made, scale=scale) for made in records]
+    return [made.under(scale=scale) for made in records]
 
 
 def _page(scale: Scale, *records: RunRecord) -> str:

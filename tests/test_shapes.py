@@ -10,7 +10,7 @@ from jaxtyping import TypeCheckError
 
 from apo_bench.data.examples import Batch
 from apo_bench.optim import kronecker, layers
-from apo_bench.training.objectives import CrossEntropy, SquaredError
+from apo_bench.problem.objectives import CrossEntropy, SquaredError
 from baselines.kfac import damping, factors
 
 IDENTITY = kronecker.identity(3, 5, dtype=torch.float32, device=torch.device("cpu"))

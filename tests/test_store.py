@@ -11,32 +11,36 @@ import msgspec
 import pytest
 
 from apo_bench.errors import StoreError
-from apo_bench.executors.job import now
 from apo_bench.files import write_durably
-from apo_bench.plan import Plan, PlannedRun
-from apo_bench.publish import Publisher
-from apo_bench.record import (
-    SCHEMA,
+from apo_bench.planning.plan import Plan, PlannedRun
+from apo_bench.records.events import CurvePoint, Evaluated, Progress
+from apo_bench.records.outcome import (
     Crashed,
-    CurvePoint,
     Diverged,
-    Evaluated,
     Exhausted,
-    Fingerprint,
-    Intent,
     Interrupted,
     NonFinite,
     Outcome,
     OutOfMemory,
-    Progress,
     Reached,
+)
+from apo_bench.records.run import (
+    SCHEMA,
+    Fingerprint,
+    Intent,
+    Role,
     RunRecord,
     Scores,
+    decode_intent,
     decode_record,
     encode,
+    now,
 )
-from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scale, Suite
-from apo_bench.store import Store, read_events
+from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scale
+from apo_bench.records.suite import Suite
+from apo_bench.session.live import LiveLeaderboard
+from apo_bench.store.scan import Unreadable, read_events
+from apo_bench.store.store import Store
 
 RUN = RunSpec(
     task="a",
@@ -60,24 +64,22 @@ POINT = CurvePoint(
 def record(run: RunSpec = RUN, outcome: Outcome | None = None, **fields: object) -> RunRecord:
     defaults: dict[str, object] = {
         "schema": SCHEMA,
-        "spec": run,
-        "suite": "s",
-        "scale": Scale.SMOKE,
+        "intent": Intent(
+            spec=run,
+            suite="s",
+            scale=Scale.SMOKE,
+            fingerprint=Fingerprint(harness="h", task="t", optimizer="o", torch="2", data="d"),
+        ),
         "started_at": now(),
         "finished_at": now(),
         "outcome": outcome or Exhausted(),
-        "fingerprint": Fingerprint(harness="h", task="t", optimizer="o", torch="2", data="d"),
         "scores": Scores(test=1.0),
     }
     return RunRecord(**(defaults | fields))  # type: ignore[arg-type]
 
 
-def intent(made: RunRecord) -> Intent:
-    return Intent(spec=made.spec, suite=made.suite, scale=made.scale, fingerprint=made.fingerprint)
-
-
 def put(store: Store, made: RunRecord) -> Path:
-    workspace = store.begin(intent(made))
+    workspace = store.begin(made.intent)
     workspace.finish(made)
     return store.path / "runs" / workspace.folder.name
 
@@ -120,12 +122,61 @@ def test_an_unknown_field_is_refused() -> None:
         decode_record(json.dumps(raw).encode())
 
 
-def test_a_record_of_a_later_schema_is_named_and_set_aside(store: Store) -> None:
+def test_a_record_of_a_later_schema_is_named_and_never_moved(store: Store) -> None:
     folder = put(store, record())
     raw = json.loads((folder / "record.json").read_bytes())
-    (folder / "record.json").write_text(json.dumps(raw | {"schema": SCHEMA + 1}), encoding="utf-8")
-    (damaged,) = store.scan().damaged
-    assert "schema" in damaged.reason
+    (folder / "record.json").write_text(json.dumps(raw | {"schema": SCHEMA + 1, "new": 1}), encoding="utf-8")
+    scan = store.scan()
+    (found,) = scan.unreadable
+    assert found == Unreadable(folder, f"schema {SCHEMA + 1}, this version reads 1, 2, 3", is_newer=True)
+    assert scan.damaged == ()
+    store.set_aside(scan.damaged)
+    assert folder.is_dir()
+
+
+def test_a_record_of_a_schema_that_never_was_is_damaged(store: Store) -> None:
+    folder = put(store, record())
+    raw = json.loads((folder / "record.json").read_bytes())
+    (folder / "record.json").write_text(json.dumps(raw | {"schema": 0}), encoding="utf-8")
+    assert [found.path for found in store.scan().damaged] == [folder]
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize(("seed", "role"), [(0, Role.REPORTED), (100, Role.TUNING)])
+def test_a_record_of_an_earlier_schema_becomes_what_it_would_be_today(schema: int, seed: int, role: Role) -> None:
+    made = record(msgspec.structs.replace(RUN, seed=seed)).under(role=role)
+    raw = json.loads(encode(made))
+    intent = raw.pop("intent")
+    del intent["role"]
+    assert decode_record(json.dumps(raw | intent | {"schema": schema}).encode()) == made
+    assert decode_intent(json.dumps(intent).encode()) == made.intent
+    with pytest.raises(ValueError, match="fingerprint is missing"):
+        decode_record(json.dumps(raw | {"schema": schema, "spec": {}, "suite": "s", "scale": "local"}).encode())
+
+
+def _contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def test_reading_changes_nothing(store: Store) -> None:
+    harmed = put(store, record())
+    _truncate(harmed)
+    put(store, record(msgspec.structs.replace(RUN, seed=1)))
+    store.begin(record(msgspec.structs.replace(RUN, seed=2)).intent)._events.close()
+    before = _contents(store.path)
+    assert len(store.scan().damaged) == 1
+    assert [run.running for run in store.active()] == [False]
+    assert _contents(store.path) == before
+
+
+def test_a_copy_through_git_has_no_empty_folders_and_is_read(store: Store) -> None:
+    made = record()
+    put(store, made)
+    for name in ("active", "locks", "damaged", "probes", "leaderboards"):
+        (store.path / name).rmdir()
+    copy = Store(store.path)
+    assert copy.scan().records == (made,)
+    assert copy.active() == []
 
 
 def _truncate(folder: Path) -> None:
@@ -155,7 +206,10 @@ def test_a_damaged_record_is_set_aside_and_the_others_are_read(store: Store, har
     harm(folder)  # type: ignore[operator]
     scan = store.scan()
     assert scan.records == (good,)
-    assert [damaged.path for damaged in scan.damaged] == [store.path / "damaged" / folder.name]
+    assert [damaged.path for damaged in scan.damaged] == [folder]
+    (moved,) = store.set_aside(scan.damaged)
+    assert moved.path == store.path / "damaged" / folder.name
+    assert moved.path.exists()
     assert store.scan().damaged == ()
 
 
@@ -175,7 +229,7 @@ def test_a_later_failure_does_not_hide_a_result(store: Store) -> None:
 
 
 def test_events_are_readable_while_they_are_written(store: Store) -> None:
-    workspace = store.begin(intent(record()))
+    workspace = store.begin(record().intent)
     workspace.append(Progress(step=1, train_loss=None))
     events, offset = read_events(workspace.folder)
     assert events == [Progress(step=1, train_loss=None)]
@@ -193,8 +247,8 @@ def test_events_are_readable_while_they_are_written(store: Store) -> None:
 _CLAIM_AND_WAIT = """
 import signal, sys
 from pathlib import Path
-from apo_bench.record import decode_intent
-from apo_bench.store import Store
+from apo_bench.records.run import decode_intent
+from apo_bench.store.store import Store
 
 intent = decode_intent(sys.argv[2].encode())
 with Store(Path(sys.argv[1])).claim(intent.spec.run_id) as mine:
@@ -206,7 +260,7 @@ with Store(Path(sys.argv[1])).claim(intent.spec.run_id) as mine:
 
 def test_a_claim_is_exclusive_and_dies_with_its_process(store: Store) -> None:
     other = subprocess.Popen(
-        [sys.executable, "-c", _CLAIM_AND_WAIT, str(store.path), encode(intent(record())).decode()],
+        [sys.executable, "-c", _CLAIM_AND_WAIT, str(store.path), encode(record().intent).decode()],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -252,7 +306,7 @@ def test_an_event_that_finds_a_full_disk_is_lost_and_nothing_else(store: Store) 
         def write(self, data: bytes) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    workspace = store.begin(intent(record()))
+    workspace = store.begin(record().intent)
     events, workspace._events = workspace._events, Full()  # type: ignore[assignment]
     workspace.append(Progress(step=1, train_loss=None))
     workspace._events = events
@@ -264,10 +318,10 @@ def test_a_run_may_count_in_several_suites(store: Store) -> None:
     made = record()
     put(store, made)
     assert store.scan().of("other", made.scale) == []
-    store.share("other", made.scale, [made.run_id])
-    store.share("other", made.scale, [made.run_id])
+    store.share("other", made.scale, {made.run_id: Role.REPORTED})
+    store.share("other", made.scale, {made.run_id: Role.REPORTED})
     scan = store.scan()
-    assert scan.of("other", made.scale) == [msgspec.structs.replace(made, suite="other")]
+    assert scan.of("other", made.scale) == [made.under(suite="other")]
     assert scan.of(made.suite, made.scale) == [made]
     assert scan.scales("other") == scan.scales(made.suite) == [made.scale]
 
@@ -275,7 +329,7 @@ def test_a_run_may_count_in_several_suites(store: Store) -> None:
 def test_a_newer_run_for_another_suite_leaves_the_first_its_own(store: Store) -> None:
     made = record()
     put(store, made)
-    put(store, msgspec.structs.replace(made, suite="other", finished_at="9999"))
+    put(store, msgspec.structs.replace(made.under(suite="other"), finished_at="9999"))
     assert [one.run_id for one in store.scan().of(made.suite, made.scale)] == [made.run_id]
 
 
@@ -284,11 +338,11 @@ def test_a_run_that_another_command_finished_for_its_own_suite_counts_in_this_on
     chosen = Suite(name="other", scale=made.scale, title="t", tasks=(), optimizers=(), precisions=())
     planned = PlannedRun(made.spec, made.fingerprint, reused=None, changed=(), expected_seconds=None)
     plan = Plan(suite=chosen, runs=(planned,), unavailable=(), by_entry=(), asked=chosen, tasks={})
-    publisher = Publisher(store, plan)
+    live = LiveLeaderboard(store, plan)
     put(store, made)
-    publisher.finished(made.spec, made.outcome)
+    live.finished(made.spec, made.outcome)
     assert [one.run_id for one in store.scan().of("other", made.scale)] == [made.run_id]
-    assert publisher.lost == {}
+    assert live.lost == {}
 
 
 def test_a_result_of_other_code_is_no_result_of_a_run_that_failed(store: Store) -> None:
@@ -297,9 +351,9 @@ def test_a_result_of_other_code_is_no_result_of_a_run_that_failed(store: Store) 
     fingerprint = msgspec.structs.replace(old.fingerprint, optimizer="edited")
     chosen = Suite(name=old.suite, scale=old.scale, title="t", tasks=(), optimizers=(), precisions=())
     planned = PlannedRun(old.spec, fingerprint, reused=None, changed=("optimizer",), expected_seconds=None)
-    publisher = Publisher(
+    live = LiveLeaderboard(
         store, Plan(suite=chosen, runs=(planned,), unavailable=(), by_entry=(), asked=chosen, tasks={})
     )
-    publisher.finished(old.spec, Crashed(message="its process died"))
-    assert publisher.lost == {old.run_id: (old.spec.title, "its process died")}
-    assert publisher.publish().sections[0].rows[0].results == 0
+    live.finished(old.spec, Crashed(message="its process died"))
+    assert live.lost == {old.run_id: (old.spec.title, "its process died")}
+    assert live.publish().sections[0].rows[0].results == 0

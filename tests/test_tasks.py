@@ -7,10 +7,11 @@ import torch
 from shell import Shell
 from test_trainer import run_spec
 
-from apo_bench.grid import Waiting, unroll
-from apo_bench.record import Direction
-from apo_bench.registry import optimizers, tasks
-from apo_bench.spec import Budget, Device, OptimizerSpec, RunSpec, Scalar, Scale, resolve_hyperparameters
+from apo_bench.planning.grid import Waiting, unroll
+from apo_bench.plugins.optimizer import resolve_hyperparameters
+from apo_bench.plugins.registry import optimizers, tasks
+from apo_bench.records.run import Direction
+from apo_bench.records.spec import Budget, Device, OptimizerSpec, RunSpec, Scalar, Scale
 from apo_bench.suites import suite
 from apo_bench.training.loop import Training
 from apo_bench.training.trainer import train

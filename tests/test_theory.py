@@ -25,10 +25,10 @@ from apo_bench.optim.apo_p import APOP
 from apo_bench.optim.kronecker import Factors, damped_kfac, dense, identity, meta_gradient, precondition
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
-from apo_bench.spec import Precision
-from apo_bench.training.objectives import CrossEntropy, Objective, SquaredError
-from apo_bench.training.precision import PrecisionPolicy
-from apo_bench.training.problem import Problem
+from apo_bench.problem.objectives import CrossEntropy, Objective, SquaredError
+from apo_bench.problem.precision import PrecisionPolicy
+from apo_bench.problem.problem import Problem
+from apo_bench.records.spec import Precision
 
 CPU = torch.device("cpu")
 F64 = torch.float64

@@ -16,27 +16,20 @@ from apo_bench.data.batches import crop_and_flip
 from apo_bench.data.examples import Batch, Dataset, Examples, Splits
 from apo_bench.errors import UsageError
 from apo_bench.measure.kinds import step_kinds
-from apo_bench.record import (
-    Diverged,
-    Evaluated,
-    Event,
-    Exhausted,
-    NonFinite,
-    PrecisionBackend,
-    Progress,
-    Reached,
-    Started,
-)
-from apo_bench.registry import optimizers
-from apo_bench.schedules import Constant, Cosine, Schedule, learning_rate_factor
-from apo_bench.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar, resolve_hyperparameters
-from apo_bench.tasks.task import Target, Task
+from apo_bench.plugins.metrics import Accuracy
+from apo_bench.plugins.optimizer import resolve_hyperparameters
+from apo_bench.plugins.registry import optimizers
+from apo_bench.plugins.task import Target, Task
+from apo_bench.problem.objectives import CrossEntropy
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import StepResult, TorchRule, UpdateRule
+from apo_bench.problem.seeds import Purpose, derive
+from apo_bench.records.events import Evaluated, Event, Progress, Started
+from apo_bench.records.outcome import Diverged, Exhausted, NonFinite, Reached
+from apo_bench.records.run import PrecisionBackend
+from apo_bench.records.schedules import Constant, Cosine, Schedule, learning_rate_factor
+from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar
 from apo_bench.training.loop import GIVE_UP, Training
-from apo_bench.training.metrics import Accuracy
-from apo_bench.training.objectives import CrossEntropy
-from apo_bench.training.problem import Problem, StepResult, UpdateRule
-from apo_bench.training.rules import TorchRule
-from apo_bench.training.seeds import Purpose, derive
 from apo_bench.training.trainer import initial_model, prepare, rehearse, train, training_batches
 
 CPU = torch.device("cpu")

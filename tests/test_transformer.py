@@ -19,11 +19,11 @@ from apo_bench.models.transformer import (
 )
 from apo_bench.optim.competitors import apo_p
 from apo_bench.optim.layers import find_layers
-from apo_bench.spec import Precision
-from apo_bench.training.objectives import TokenCrossEntropy
-from apo_bench.training.precision import PrecisionPolicy
-from apo_bench.training.problem import Problem
-from apo_bench.training.rules import TorchRule
+from apo_bench.problem.objectives import TokenCrossEntropy
+from apo_bench.problem.precision import PrecisionPolicy
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import TorchRule
+from apo_bench.records.spec import Precision
 from baselines.kfac import kfac
 
 CPU = torch.device("cpu")

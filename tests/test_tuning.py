@@ -15,28 +15,21 @@ from shell import Shell, optimizer_plugin
 from test_leaderboard import FACTS, record
 from test_values import Knobs, _no_build
 
-from apo_bench.competitor import Competitor
 from apo_bench.errors import UsageError
-from apo_bench.evidence.leaderboard import leaderboard
-from apo_bench.grid import Waiting, tuning_points, unroll
-from apo_bench.record import Crashed, CurvePoint, Direction, Diverged, Outcome, RunRecord
-from apo_bench.report.figures import drawings
-from apo_bench.report.markdown import leaderboard_markdown
-from apo_bench.schedules import Constant, Step
-from apo_bench.spec import (
-    TUNING_SEED,
-    Device,
-    OptimizerEntry,
-    Precision,
-    RunSpec,
-    Scalar,
-    Scale,
-    Suite,
-    TaskEntry,
-)
+from apo_bench.evidence.leaderboard import leaderboard, planned_leaderboard
+from apo_bench.evidence.tuning import GridSearch, Tuned, last_validation, searches_of, tune
+from apo_bench.planning.grid import Waiting, tuning_points, unroll
+from apo_bench.plugins.optimizer import Competitor
+from apo_bench.records.events import CurvePoint
+from apo_bench.records.outcome import Crashed, Diverged, Outcome
+from apo_bench.records.run import Direction, RunRecord
+from apo_bench.records.schedules import Constant, Step
+from apo_bench.records.spec import Device, Precision, RunSpec, Scalar, Scale
+from apo_bench.records.suite import TUNING_SEED, OptimizerEntry, Suite, TaskEntry
+from apo_bench.render.figures import drawings
+from apo_bench.render.leaderboard import leaderboard_markdown
 from apo_bench.suites import SUITES, suite
 from apo_bench.suites.lr_adaptation import GRID
-from apo_bench.tuning import GridSearch, Tuned, last_validation, searches_of, tune
 
 COMPETITOR = Competitor(Knobs, _no_build, in_precision={Precision.FP16: {"interval": 20}})
 
@@ -233,7 +226,7 @@ def test_tuning_runs_are_in_no_cell_and_no_figure_and_the_page_says_what_they_ch
     page = leaderboard_markdown(board)
     assert "lr = 0.2 of 0.1, 0.2, 0.3; best validation accuracy (%) on seed 100: 60" in page
     assert not list(drawings(name, scale, tries))
-    planned = leaderboard(name, scale, [*tries, *reported], [one.spec for one in reported], board.tuned)
+    planned = planned_leaderboard(name, scale, [*tries, *reported], [one.spec for one in reported], board.tuned)
     assert planned.tuned == board.tuned
     assert [section.rows[0].results for section in planned.sections] == [2]
 
@@ -260,9 +253,10 @@ def test_at_paper_every_fixed_rate_is_tuned_and_at_local_none() -> None:
 DRIVER = """
 import sys
 from apo_bench import suites
-from apo_bench.cli import main
-from apo_bench.schedules import Step
-from apo_bench.spec import OptimizerEntry, Precision, Suite, TaskEntry
+from apo_bench.cli.main import main
+from apo_bench.records.schedules import Step
+from apo_bench.records.spec import Precision
+from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 
 
 def gridded(scale):
@@ -322,9 +316,9 @@ class Gridded:
 
     def rates(self, *, tuning: bool) -> list[float]:
         return [
-            one["spec"]["optimizer"]["hyperparameters"]["lr"]
+            one["intent"]["spec"]["optimizer"]["hyperparameters"]["lr"]
             for one in self.records
-            if (one["spec"]["seed"] == TUNING_SEED) == tuning and one["spec"]["optimizer"]["name"] != "adam"
+            if (one["intent"]["role"] == "tuning") == tuning and one["intent"]["spec"]["optimizer"]["name"] != "adam"
         ]
 
 

@@ -11,23 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from apo_bench.competitor import Competitor, Search, hyperparameter
 from apo_bench.errors import UsageError
-from apo_bench.grid import unroll
-from apo_bench.registry import OPTIMIZERS, Registry, optimizers, tasks
-from apo_bench.schedules import Constant, Cosine, Step, learning_rate_factor
-from apo_bench.spec import (
-    Budget,
-    Device,
-    OptimizerEntry,
-    OptimizerSpec,
-    Precision,
-    RunSpec,
-    Scale,
-    Suite,
-    TaskEntry,
-    resolve_hyperparameters,
-)
+from apo_bench.planning.grid import unroll
+from apo_bench.plugins.optimizer import Competitor, Search, hyperparameter, resolve_hyperparameters
+from apo_bench.plugins.registry import OPTIMIZERS, Registry, optimizers, tasks
+from apo_bench.records.schedules import Constant, Cosine, Step, learning_rate_factor
+from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scale
+from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 from apo_bench.suites import SUITES, suite
 
 
@@ -58,10 +48,9 @@ RUN = RunSpec(
     "module",
     [
         "apo_bench.errors",
-        "apo_bench.schedules",
-        "apo_bench.selection",
-        "apo_bench.display",
-        "apo_bench.units",
+        "apo_bench.records.schedules",
+        "apo_bench.cli.selection",
+        "apo_bench.text",
         "apo_bench.evidence.intervals",
     ],
 )

@@ -84,7 +84,7 @@ def _check(shell: Shell) -> None:
     assert run["project"] == "apo-bench"
     assert run["group"] == "classification-smoke"
     assert run["job"] == "tiny sgdm fp32"
-    assert run["config"]["optimizer"]["hyperparameters"] == record["spec"]["optimizer"]["hyperparameters"]
+    assert run["config"]["optimizer"]["hyperparameters"] == record["intent"]["spec"]["optimizer"]["hyperparameters"]
     assert run["config"]["seed"] == 0
     assert run["config"]["environment"]["torch"] == record["environment"]["torch"]
     curve = [(point["_step"], point["train_loss"], point["validation"]) for point in run["history"]]

@@ -1,99 +1,100 @@
-"""Which runs belong together, and what their competitor is called."""
+"""The runs of a cell, and what they cost."""
 
 import dataclasses
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
-from apo_bench.schedules import Schedule
-from apo_bench.spec import Device, Precision, RunSpec, Scalar
-
-REFERENCE = "sgdm"
-"""Every competitor is compared with it, in the same precision, paired by seed."""
+from apo_bench.evidence.intervals import Interval, mean_interval
+from apo_bench.evidence.quantities import is_emulated
+from apo_bench.evidence.step_costs import Probes, StepCost
+from apo_bench.records.cell import Cell
+from apo_bench.records.outcome import Diverged
+from apo_bench.records.run import Cost, RunRecord
+from apo_bench.records.spec import RunSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class CellKey:
-    """What identifies a cell, hashable."""
+class Runs:
+    """The runs of a cell.
 
-    task: str
-    optimizer: str
-    hyperparameters: tuple[tuple[str, Scalar], ...]
-    schedule: Schedule
-    precision: Precision
-    epochs: float
-    device: Device
-    compile: bool
+    Attributes:
+        cell: What they are runs of.
+        records: Those that have a record.
+        planned: How many a plan holds; `None` without a plan.
+    """
 
-    @classmethod
-    def of(cls, run: RunSpec) -> "CellKey":
-        """The cell of a run."""
-        return cls(
-            run.task,
-            run.optimizer.name,
-            tuple(sorted(run.optimizer.hyperparameters.items())),
-            run.optimizer.schedule,
-            run.precision,
-            run.budget.epochs,
-            run.device,
-            run.compile,
-        )
+    cell: Cell
+    records: tuple[RunRecord, ...]
+    planned: int | None
+
+    @cached_property
+    def results(self) -> tuple[RunRecord, ...]:
+        """Those that say something about the competitor."""
+        return tuple(record for record in self.records if record.is_result)
+
+    @cached_property
+    def diverged(self) -> int:
+        """How many of them diverged."""
+        return sum(isinstance(record.outcome, Diverged) for record in self.results)
+
+    @cached_property
+    def tests(self) -> dict[int, float]:
+        """Test scores by seed."""
+        return {record.spec.seed: record.scores.test for record in self.results if record.scores.test is not None}
 
     @property
-    def conditions(self) -> tuple[Precision, float, bool]:
-        """What a comparison with the reference holds fixed within a task."""
-        return self.precision, self.epochs, self.compile
+    def is_emulated(self) -> bool:
+        """Whether 16-bit arithmetic was emulated."""
+        return any(map(is_emulated, self.results))
+
+    def minus(self, other: "Runs", comparisons: int) -> Interval | None:
+        """Mean difference of test scores over the seeds that both have; `None` unless there is one and none diverged.
+
+        Args:
+            other: What is subtracted.
+            comparisons: How many such intervals are to hold together.
+        """
+        if self.diverged or other.diverged:
+            return None
+        common = sorted(self.tests.keys() & other.tests.keys())
+        differences = [self.tests[seed] - other.tests[seed] for seed in common]
+        return mean_interval(differences, comparisons=comparisons) if differences else None
 
 
-def competitor_names(runs: Iterable[RunSpec]) -> dict[str, str]:
-    """Name the competitor of each run as leaderboards do, by ``run_id``; the runs are of one task and one budget."""
-    cells = {run.run_id: CellKey.of(run) for run in runs}
-    names = name_cells(set(cells.values()))
-    return {run_id: names[cell] for run_id, cell in cells.items()}
+def gathered(records: Iterable[RunRecord], planned: Sequence[RunSpec] | None = None) -> list[Runs]:
+    """Runs by cell, in the order in which the cells are planned or first have a record."""
+    by_cell: dict[Cell, list[RunRecord]] = {Cell.of(run): [] for run in planned or ()}
+    for record in records:
+        by_cell.setdefault(Cell.of(record.spec), []).append(record)
+    sizes = Counter(map(Cell.of, planned or ()))
+    return [Runs(cell, tuple(own), None if planned is None else sizes[cell]) for cell, own in by_cell.items()]
 
 
-def name_cells(cells: Iterable[CellKey]) -> dict[CellKey, str]:
-    """Name competitors; where an optimizer appears with several settings, append what differs.
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What the runs of a cell cost.
 
-    With three settings or more, the one value that is more common than any other goes without saying: an ablation's
-    rows name the one thing that they vary.
+    Attributes:
+        probed: What a step costs by the probe; `None` without one that fits.
+        disagreeing: Runs whose mean step is not the one that was probed.
+        costs: Of the others and of these; none where 16 bit is emulated.
+        clocks: Of the others only, whose clock can be trusted.
     """
-    groups: dict[tuple[str, Precision], list[CellKey]] = defaultdict(list)
-    for cell in cells:
-        groups[cell.optimizer, cell.precision].append(cell)
-    names = {}
-    for (optimizer, _), same in groups.items():
-        values: dict[str, Counter[Scalar]] = defaultdict(Counter)
-        for cell in same:
-            for name, value in cell.hyperparameters:
-                values[name][value] += 1
-        usual = {name: _most_common(counts) for name, counts in values.items() if len(same) > 2}  # noqa: PLR2004
-        schedules = {str(cell.schedule) for cell in same}
-        for cell in same:
-            differing = [
-                f"{name}={value}"
-                for name, value in cell.hyperparameters
-                if len(values[name]) > 1 and (usual.get(name) is None or usual[name] != (value,))
-            ]
-            if len(schedules) > 1:
-                differing.append(_schedule_name(cell.schedule, {other.schedule for other in same}))
-            if cell.compile:
-                differing.append("compiled")
-            names[cell] = f"{optimizer} ({', '.join(differing)})" if differing else optimizer
-    return names
 
+    probed: StepCost | None
+    disagreeing: int
+    costs: tuple[Cost, ...]
+    clocks: tuple[Cost, ...]
 
-def _most_common(counts: Counter[Scalar]) -> tuple[Scalar] | None:
-    """The value that is more common than any other, in a tuple, since it may be `None`."""
-    (value, most), *others = counts.most_common(2)
-    return (value,) if all(n < most for _, n in others) else None
-
-
-def _schedule_name(schedule: Schedule, among: Iterable[Schedule]) -> str:
-    """Its kind, with the parameters in which it differs from others of that kind."""
-    kin = [other for other in among if type(other) is type(schedule)]
-    differing = [
-        f"{name}={getattr(schedule, name)}"
-        for name in schedule.__struct_fields__
-        if any(getattr(other, name) != getattr(schedule, name) for other in kin)
-    ]
-    return " ".join([type(schedule).__name__.lower(), *differing])
+    @classmethod
+    def of(cls, runs: Runs, probes: Probes) -> "Costs":
+        """The costs of a cell."""
+        probed = next((cost for record in reversed(runs.results) if (cost := probes.find(record))), None)
+        trusted = [record for record in runs.results if probed is None or not probed.disagrees(record)]
+        return cls(
+            probed=probed,
+            disagreeing=len(runs.results) - len(trusted),
+            costs=() if runs.is_emulated else tuple(record.cost for record in runs.results if record.cost),
+            clocks=() if runs.is_emulated else tuple(record.cost for record in trusted if record.cost),
+        )

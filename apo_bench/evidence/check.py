@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from statistics import fmean
 
-from apo_bench.baseline import Baseline, Cell, Seed
-from apo_bench.evidence.baseline import FEWEST_PROCESSES
-from apo_bench.evidence.cells import REFERENCE
 from apo_bench.evidence.intervals import CONFIDENCE, mean_interval
-from apo_bench.record import Direction
+from apo_bench.evidence.snapshot import FEWEST_PROCESSES
+from apo_bench.records.cell import REFERENCE
+from apo_bench.records.run import Direction
+from apo_bench.records.snapshot import CellSnapshot, SeedSnapshot, Snapshot
 
 FEWEST_SEEDS = 3
 """With two, equal differences by chance leave no spread to judge by."""
@@ -106,8 +106,8 @@ HELD = (Quantity.FLOPS, Quantity.STATE, Quantity.QUALITY, Quantity.STEP)
 
 
 def check(
-    before: Baseline,
-    now: Baseline,
+    before: Snapshot,
+    now: Snapshot,
     held: Iterable[Quantity] = HELD,
     tolerances: Tolerances = Tolerances(),
 ) -> list[Finding]:
@@ -123,11 +123,11 @@ def check(
     pairs, missing, new = _matched(before.cells, now.cells)
     findings = [_without_partner(cell, new) for cell in missing]
     unknown = "not in the baseline; --save takes it in"
-    findings += [Finding(cell.title, None, Verdict.UNJUDGED, reason=unknown) for cell in new]
+    findings += [Finding(cell.cell.title, None, Verdict.UNJUDGED, reason=unknown) for cell in new]
     for old, own in pairs:
         findings += _missing_seeds(old, own)
         changed = _changes(old, own)
-        exact: list[tuple[Quantity, Callable[[Seed], float | None], float]] = [
+        exact: list[tuple[Quantity, Callable[[SeedSnapshot], float | None], float]] = [
             (Quantity.FLOPS, lambda seed: seed.flops_per_step, tolerances.flops),
             (Quantity.CALLS, lambda seed: seed.operator_calls_per_step, tolerances.calls),
             (Quantity.STATE, lambda seed: seed.state_bytes, tolerances.state),
@@ -147,20 +147,22 @@ def check(
     return sorted(findings, key=lambda finding: order.index(finding.verdict))
 
 
-def _without_partner(cell: Cell, new: Sequence[Cell]) -> Finding:
+def _without_partner(cell: CellSnapshot, new: Sequence[CellSnapshot]) -> Finding:
     reason = "no result; run the suite first"
-    if any(other.place == cell.place for other in new):
+    if any(other.cell.contender == cell.cell.contender for other in new):
         reason = "no result with this setting, and several settings that it may have become; --save anew"
-    return Finding(cell.title, None, Verdict.MISSING, reason=reason)
+    return Finding(cell.cell.title, None, Verdict.MISSING, reason=reason)
 
 
-def _matched(before: Sequence[Cell], now: Sequence[Cell]) -> tuple[list[tuple[Cell, Cell]], list[Cell], list[Cell]]:
+def _matched(
+    before: Sequence[CellSnapshot], now: Sequence[CellSnapshot]
+) -> tuple[list[tuple[CellSnapshot, CellSnapshot]], list[CellSnapshot], list[CellSnapshot]]:
     """Pairs of cells, those of the baseline alone, and the new ones."""
     pairs = []
     left = list(now)
     unmatched = []
     for old in before:
-        same = [own for own in left if own.place == old.place and own.optimizer == old.optimizer]
+        same = [own for own in left if own.cell.contender == old.cell.contender and own.optimizer == old.optimizer]
         if same:
             pairs.append((old, same[0]))
             left.remove(same[0])
@@ -168,8 +170,8 @@ def _matched(before: Sequence[Cell], now: Sequence[Cell]) -> tuple[list[tuple[Ce
             unmatched.append(old)
     missing = []
     for old in unmatched:
-        rivals = [other for other in unmatched if other.place == old.place]
-        same = [own for own in left if own.place == old.place]
+        rivals = [other for other in unmatched if other.cell.contender == old.cell.contender]
+        same = [own for own in left if own.cell.contender == old.cell.contender]
         if len(rivals) == len(same) == 1:
             pairs.append((old, same[0]))
             left.remove(same[0])
@@ -178,7 +180,7 @@ def _matched(before: Sequence[Cell], now: Sequence[Cell]) -> tuple[list[tuple[Ce
     return pairs, missing, left
 
 
-def _changes(old: Cell, own: Cell) -> str:
+def _changes(old: CellSnapshot, own: CellSnapshot) -> str:
     """What of the setting is another."""
     if old.optimizer == own.optimizer:
         return ""
@@ -193,18 +195,18 @@ def _changes(old: Cell, own: Cell) -> str:
     return f"the setting changed: {', '.join(changed)}"
 
 
-def _missing_seeds(old: Cell, own: Cell) -> Iterable[Finding]:
+def _missing_seeds(old: CellSnapshot, own: CellSnapshot) -> Iterable[Finding]:
     gone = sorted(old.seeds.keys() - own.seeds.keys())
     if gone:
         seeds = ", ".join(map(str, gone))
-        yield Finding(own.title, None, Verdict.MISSING, reason=f"no result for seed {seeds}; run the suite first")
+        yield Finding(own.cell.title, None, Verdict.MISSING, reason=f"no result for seed {seeds}; run the suite first")
 
 
 def _exact(
-    old: Cell,
-    own: Cell,
+    old: CellSnapshot,
+    own: CellSnapshot,
     quantity: Quantity,
-    value: Callable[[Seed], float | None],
+    value: Callable[[SeedSnapshot], float | None],
     tolerance: float,
     changed: str,
 ) -> Finding:
@@ -216,12 +218,14 @@ def _exact(
     ]
     if not pairs:
         if any(seed.emulated for seed in (*old.seeds.values(), *own.seeds.values())):
-            return Finding(own.title, quantity, Verdict.UNJUDGED, reason="emulated, then or now: no cost of its format")
+            return Finding(
+                own.cell.title, quantity, Verdict.UNJUDGED, reason="emulated, then or now: no cost of its format"
+            )
         if any(seed.diverged_step is not None for seed in own.seeds.values()):
-            return Finding(own.title, quantity, Verdict.UNJUDGED, reason="not counted: it diverged")
+            return Finding(own.cell.title, quantity, Verdict.UNJUDGED, reason="not counted: it diverged")
         if any(value(seed) is not None for seed in old.seeds.values()):
-            return Finding(own.title, quantity, Verdict.MISSING, reason="counted in the baseline and not now")
-        return Finding(own.title, quantity, Verdict.UNJUDGED, reason="not counted in the baseline")
+            return Finding(own.cell.title, quantity, Verdict.MISSING, reason="counted in the baseline and not now")
+        return Finding(own.cell.title, quantity, Verdict.UNJUDGED, reason="not counted in the baseline")
     before, now = max(pairs, key=lambda pair: pair[1] - pair[0])
     if now > before * (1.0 + tolerance):
         verdict = Verdict.WORSE
@@ -233,10 +237,10 @@ def _exact(
     if quantity is Quantity.STATE and now != before:
         reasons.append(_purposes(old.seeds, own.seeds))
     reason = "" if verdict is Verdict.HOLDS else "; ".join(filter(None, reasons))
-    return Finding(own.title, quantity, verdict, before, now, reason)
+    return Finding(own.cell.title, quantity, verdict, before, now, reason)
 
 
-def _purposes(before: Mapping[int, Seed], now: Mapping[int, Seed]) -> str:
+def _purposes(before: Mapping[int, SeedSnapshot], now: Mapping[int, SeedSnapshot]) -> str:
     """Which state grew or shrank."""
     seed = min(before.keys() & now.keys())
     old, new = before[seed].state_by_purpose, now[seed].state_by_purpose
@@ -247,7 +251,7 @@ def _purposes(before: Mapping[int, Seed], now: Mapping[int, Seed]) -> str:
     )
 
 
-def _common(old: Cell, own: Cell) -> list[tuple[float, float]]:
+def _common(old: CellSnapshot, own: CellSnapshot) -> list[tuple[float, float]]:
     """Validation metrics of the seeds that both have."""
     pairs = []
     for seed, was in old.seeds.items():
@@ -257,10 +261,10 @@ def _common(old: Cell, own: Cell) -> list[tuple[float, float]]:
     return pairs
 
 
-def _quality(old: Cell, own: Cell, judged: int, tolerance: float) -> Finding:
+def _quality(old: CellSnapshot, own: CellSnapshot, judged: int, tolerance: float) -> Finding:
     if (old.metric, old.direction) != (own.metric, own.direction):
         reason = f"the metric was {old.metric} and is {own.metric}; --save anew"
-        return Finding(own.title, Quantity.QUALITY, Verdict.UNJUDGED, reason=reason)
+        return Finding(own.cell.title, Quantity.QUALITY, Verdict.UNJUDGED, reason=reason)
     lost, saved = (
         [
             seed
@@ -273,16 +277,16 @@ def _quality(old: Cell, own: Cell, judged: int, tolerance: float) -> Finding:
     before, now = (fmean(values) if values else None for values in ([b for b, _ in pairs], [n for _, n in pairs]))
     if lost:
         steps = ", ".join(f"seed {seed} at step {own.seeds[seed].diverged_step}" for seed in lost)
-        return Finding(own.title, quantity, Verdict.WORSE, before, now, f"diverged: {steps}")
+        return Finding(own.cell.title, quantity, Verdict.WORSE, before, now, f"diverged: {steps}")
     if pairs and all(was == became for was, became in pairs):
         same = Verdict.BETTER if saved else Verdict.HOLDS
-        return Finding(own.title, quantity, same, before, now, _no_longer(saved))
+        return Finding(own.cell.title, quantity, same, before, now, _no_longer(saved))
     if saved and len(pairs) < FEWEST_SEEDS:
-        return Finding(own.title, quantity, Verdict.BETTER, before, now, _no_longer(saved))
+        return Finding(own.cell.title, quantity, Verdict.BETTER, before, now, _no_longer(saved))
     verdict, said = _difference(pairs, own.direction, judged, tolerance)
     if saved and verdict is Verdict.HOLDS:
         verdict = Verdict.BETTER
-    return Finding(own.title, quantity, verdict, before, now, "; ".join(filter(None, [said, _no_longer(saved)])))
+    return Finding(own.cell.title, quantity, verdict, before, now, "; ".join(filter(None, [said, _no_longer(saved)])))
 
 
 def _difference(
@@ -309,7 +313,7 @@ def _no_longer(seeds: Sequence[int]) -> str:
     return f"no longer diverges: seed {', '.join(map(str, seeds))}" if seeds else ""
 
 
-def _why_no_step(old: Cell, own: Cell) -> str | None:
+def _why_no_step(old: CellSnapshot, own: CellSnapshot) -> str | None:
     """Why the costs of a step are not compared; `None` where they are."""
     if old.optimizer.name == REFERENCE:
         return "it is what the others are divided by"
@@ -326,11 +330,11 @@ def _why_no_step(old: Cell, own: Cell) -> str | None:
     return None
 
 
-def _step_cost(old: Cell, own: Cell, judged: int, tolerance: float) -> Finding:
+def _step_cost(old: CellSnapshot, own: CellSnapshot, judged: int, tolerance: float) -> Finding:
     before, now = (math.exp(fmean(one.step.logarithms)) if one.step else None for one in (old, own))
     reason = _why_no_step(old, own)
     if reason is not None or old.step is None or own.step is None:
-        return Finding(own.title, Quantity.STEP, Verdict.UNJUDGED, before, now, reason or "")
+        return Finding(own.cell.title, Quantity.STEP, Verdict.UNJUDGED, before, now, reason or "")
     from scipy import stats  # takes most of a second to import
 
     welch = stats.ttest_ind(own.step.logarithms, old.step.logarithms, equal_var=False)
@@ -342,4 +346,6 @@ def _step_cost(old: Cell, own: Cell, judged: int, tolerance: float) -> Finding:
         verdict = Verdict.BETTER
     else:
         verdict = Verdict.HOLDS
-    return Finding(own.title, Quantity.STEP, verdict, before, now, f"between {100 * low:+.1f} and {100 * high:+.1f} %")
+    return Finding(
+        own.cell.title, Quantity.STEP, verdict, before, now, f"between {100 * low:+.1f} and {100 * high:+.1f} %"
+    )

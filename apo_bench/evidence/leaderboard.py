@@ -2,27 +2,27 @@
 
 A cell is a task, a competitor with its hyperparameters, a precision and a budget; its runs differ in the seed. A
 cell with a diverged run has no mean: an average over the survivors would flatter it. Runs that failed for the machine's
-reasons (crash, memory, interruption) are counted apart and never as a loss. Runs on the tuning seed are in no cell;
+reasons (crash, memory, interruption) are counted apart and never as a loss. Runs that try settings are in no cell;
 what they chose is said beside the tables.
 """
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
-from apo_bench.evidence.cells import REFERENCE, CellKey, name_cells
+from apo_bench.evidence.cells import Costs, Runs, gathered
 from apo_bench.evidence.intervals import Interval, mean_interval
-from apo_bench.evidence.probes import Probes, StepCost
+from apo_bench.evidence.names import name_cells
+from apo_bench.evidence.quantities import composed_seconds, periodic_share, steps_to_target
 from apo_bench.evidence.reported import reported_value
-from apo_bench.probe_record import ProbeRecord
-from apo_bench.record import Cost, Direction, Diverged, PrecisionBackend, Reached, RunRecord, TaskFacts
-from apo_bench.spec import Device, Precision, RunSpec, Scale
-from apo_bench.suites import tuning_seed
-from apo_bench.tuning import Tuned, searches_of, tune
-
-PERIODIC_PHASES = ("curvature", "inverse", "meta")
-"""Phases of the ledger that only some steps have."""
+from apo_bench.evidence.step_costs import Probes, StepCost
+from apo_bench.evidence.tuning import Tuned, searches_of, tune
+from apo_bench.records.cell import REFERENCE, Cell, Conditions, Workload
+from apo_bench.records.outcome import Diverged, Reached
+from apo_bench.records.probe import ProbeRecord
+from apo_bench.records.run import Direction, Role, RunRecord, TaskFacts
+from apo_bench.records.spec import Device, Precision, RunSpec, Scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,221 +136,198 @@ class Leaderboard:
 
 
 def leaderboard(
-    suite: str,
-    scale: Scale,
-    records: Iterable[RunRecord],
-    planned: Sequence[RunSpec] | None = None,
-    tuned: Sequence[Tuned] = (),
-    probes: Iterable[ProbeRecord] = (),
+    suite: str, scale: Scale, records: Iterable[RunRecord], probes: Iterable[ProbeRecord] = ()
 ) -> Leaderboard:
-    """Build the leaderboard of a suite.
+    """Build the leaderboard of all records that were made under a suite and scale.
 
     Args:
         suite: Its name.
         scale: Its scale.
-        records: The newest record of each run (`apo_bench.store.Scan.newest`).
-        planned: With it the leaderboard holds these runs alone, and says how many are still to come; otherwise it
-            holds all records made under this suite and scale.
-        tuned: The plan's grid searches. Without a plan they are found among the records on the tuning seed.
+        records: The newest record of each run (`apo_bench.store.scan.Scan.newest`).
         probes: What steps cost, oldest first.
     """
-    steps = Probes(probes)
-    kept, tries = list(records), []
-    if planned is None:
-        kept = [record for record in kept if record.suite == suite and record.scale == scale]
-        seed = tuning_seed(suite, scale)
-        tries = [record for record in kept if record.spec.seed == seed]
-        kept = [record for record in kept if record.spec.seed != seed]
-        by_id = {record.run_id: record for record in tries}
-        tuned = [tune(search, by_id) for search in searches_of(tries)]
-    else:
-        tried = {run_id for one in tuned for run_id in one.search.key}
-        tries = [record for record in kept if record.run_id in tried]
-        wanted = {run.run_id for run in planned}
-        kept = [record for record in kept if record.run_id in wanted]
-    by_cell: dict[CellKey, list[RunRecord]] = defaultdict(list)
-    plan_sizes: dict[CellKey, int] = defaultdict(int)
-    for run in planned or ():
-        plan_sizes[CellKey.of(run)] += 1
-        by_cell[CellKey.of(run)] = []
-    for record in kept:
-        by_cell[CellKey.of(record.spec)].append(record)
-    places = dict.fromkeys((cell.task, cell.device, cell.epochs) for cell in by_cell)
-    budgets = Counter((task, device) for task, device, _ in places)
-    sections = [
-        _section(
-            task,
-            device,
-            {c: runs for c, runs in by_cell.items() if (c.task, c.device, c.epochs) == (task, device, epochs)},
-            plan_sizes if planned is not None else None,
-            scale,
-            epochs if budgets[task, device] > 1 else None,
-            steps,
-        )
-        for task, device, epochs in (places if planned is not None else sorted(places))
-    ]
-    machines = dict.fromkeys(_machine(record) for record in kept if record.environment)
-    failures = [
-        (record.spec.title, getattr(record.outcome, "message", "interrupted"))
-        for record in (*tries, *kept)
-        if not record.is_result
-    ]
-    diverged = [
-        (record.spec.title, f"at step {record.outcome.step}, {record.outcome.message}")
-        for record in kept
-        if isinstance(record.outcome, Diverged)
-    ]
-    return Leaderboard(suite, scale, tuple(sections), tuple(machines), tuple(failures), tuple(diverged), tuple(tuned))
+    own = [record for record in records if (record.suite, record.scale) == (suite, scale)]
+    tries = [record for record in own if record.role is Role.TUNING]
+    reported = [record for record in own if record.role is Role.REPORTED]
+    by_id = {record.run_id: record for record in tries}
+    tuned = [tune(search, by_id) for search in searches_of(tries)]
+    tables = _tables(gathered(reported))
+    return _Board(suite, scale, tries, reported, tuned, Probes(probes)).of(dict(sorted(tables.items())))
 
 
-def _section(
-    task: str,
-    device: Device,
-    cells: Mapping[CellKey, list[RunRecord]],
-    plan_sizes: Mapping[CellKey, int] | None,
+def planned_leaderboard(
+    suite: str,
     scale: Scale,
-    epochs: float | None,
-    steps: Probes,
-) -> Section:
-    facts = next((record.task for runs in cells.values() for record in runs if record.task), None)
-    names = name_cells(cells)
-    references = _references(cells)
-    comparisons = max(1, len(cells) - len(references))
-    printed = _printed(cells, facts) if scale is Scale.PAPER else {}
-    rows = [
-        _row(
-            names[cell],
-            cell,
-            runs,
-            cells[references[cell.conditions]] if cell.conditions in references else [],
-            comparisons,
-            plan_sizes[cell] if plan_sizes is not None else None,
-            printed.get(cell),
-            steps,
+    records: Iterable[RunRecord],
+    planned: Sequence[RunSpec],
+    tuned: Sequence[Tuned] = (),
+    probes: Iterable[ProbeRecord] = (),
+) -> Leaderboard:
+    """Build the leaderboard of the runs of a plan, and of no others; it says how many are still to come.
+
+    Args:
+        suite: Name of the plan's suite.
+        scale: Its scale.
+        records: The newest record of each run; those of other runs are left out.
+        planned: The plan's reported runs, in the order in which their tables are to stand.
+        tuned: Its grid searches.
+        probes: What steps cost, oldest first.
+    """
+    records = list(records)
+    tried = {run_id for one in tuned for run_id in one.search.key}
+    wanted = {run.run_id for run in planned}
+    tries = [record for record in records if record.run_id in tried]
+    reported = [record for record in records if record.run_id in wanted]
+    tables = _tables(gathered(reported, planned))
+    return _Board(suite, scale, tries, reported, tuned, Probes(probes)).of(tables)
+
+
+def _tables(cells: Iterable[Runs]) -> dict[Workload, list[Runs]]:
+    """Cells by the table that they stand in."""
+    tables: dict[Workload, list[Runs]] = defaultdict(list)
+    for runs in cells:
+        tables[runs.cell.workload].append(runs)
+    return tables
+
+
+@dataclasses.dataclass(frozen=True)
+class _Board:
+    """What all tables of a leaderboard share."""
+
+    suite: str
+    scale: Scale
+    tries: Sequence[RunRecord]
+    reported: Sequence[RunRecord]
+    tuned: Sequence[Tuned]
+    probes: Probes
+
+    def of(self, tables: Mapping[Workload, Sequence[Runs]]) -> Leaderboard:
+        """The leaderboard of these tables, in their order."""
+        budgets = Counter((workload.task, workload.device) for workload in tables)
+        sections = [
+            self._section(workload, cells, has_several_budgets=budgets[workload.task, workload.device] > 1)
+            for workload, cells in tables.items()
+        ]
+        return Leaderboard(
+            suite=self.suite,
+            scale=self.scale,
+            sections=tuple(sections),
+            machines=tuple(dict.fromkeys(_machine(record) for record in self.reported if record.environment)),
+            failures=tuple(
+                (record.spec.title, getattr(record.outcome, "message", "interrupted"))
+                for record in (*self.tries, *self.reported)
+                if not record.is_result
+            ),
+            diverged=tuple(
+                (record.spec.title, f"at step {record.outcome.step}, {record.outcome.message}")
+                for record in self.reported
+                if isinstance(record.outcome, Diverged)
+            ),
+            tuned=tuple(self.tuned),
         )
-        for cell, runs in cells.items()
-    ]
-    sign = -1.0 if facts is None or facts.direction is Direction.MAXIMIZE else 1.0
 
-    def order(row: Row) -> tuple[bool, bool, float]:
-        if row.score is None:
-            return (True, row.diverged > 0, 0.0)
-        return (False, False, sign * row.score.mean)
+    def _section(self, workload: Workload, cells: Sequence[Runs], *, has_several_budgets: bool) -> Section:
+        facts = next((record.task for runs in cells for record in runs.records if record.task), None)
+        names = name_cells(runs.cell for runs in cells)
+        references = _references(cells)
+        comparisons = max(1, len(cells) - len(references))
+        printed = _printed(cells, facts) if self.scale is Scale.PAPER else {}
+        rows = []
+        for runs in cells:
+            reference = references.get(runs.cell.conditions)
+            versus = runs.minus(reference, comparisons) if reference is not None and reference is not runs else None
+            rows.append(_row(names[runs.cell], runs, versus, Costs.of(runs, self.probes), printed.get(runs.cell)))
+        sign = -1.0 if facts is None or facts.direction is Direction.MAXIMIZE else 1.0
 
-    return Section(task, device, facts, tuple(sorted(rows, key=order)), epochs)
+        def order(row: Row) -> tuple[bool, bool, float]:
+            if row.score is None:
+                return (True, row.diverged > 0, 0.0)
+            return (False, False, sign * row.score.mean)
+
+        return Section(
+            task=workload.task,
+            device=workload.device,
+            facts=facts,
+            rows=tuple(sorted(rows, key=order)),
+            epochs=workload.epochs if has_several_budgets else None,
+        )
 
 
-def _printed(cells: Collection[CellKey], facts: TaskFacts | None) -> dict[CellKey, float | None]:
+def _printed(cells: Sequence[Runs], facts: TaskFacts | None) -> dict[Cell, float | None]:
     """The paper's number for each cell, none for an optimizer with several settings in one precision."""
-    same = Counter((cell.optimizer, cell.precision) for cell in cells)
+    same = Counter((runs.cell.optimizer.name, runs.cell.precision) for runs in cells)
+    metric = facts.metric if facts else None
     return {
-        cell: reported_value(cell.task, cell.optimizer, cell.precision, facts.metric if facts else None)
-        for cell in cells
-        if same[cell.optimizer, cell.precision] == 1
+        runs.cell: reported_value(runs.cell.task, runs.cell.optimizer.name, runs.cell.precision, metric)
+        for runs in cells
+        if same[runs.cell.optimizer.name, runs.cell.precision] == 1
     }
 
 
-def _references(cells: Iterable[CellKey]) -> dict[tuple[Precision, float, bool], CellKey]:
+def _references(cells: Iterable[Runs]) -> dict[Conditions, Runs]:
     """The reference under each condition; none where it appears with several settings."""
-    found: dict[tuple[Precision, float, bool], list[CellKey]] = defaultdict(list)
-    for cell in cells:
-        if cell.optimizer == REFERENCE:
-            found[cell.conditions].append(cell)
+    found: dict[Conditions, list[Runs]] = defaultdict(list)
+    for runs in cells:
+        if runs.cell.optimizer.name == REFERENCE:
+            found[runs.cell.conditions].append(runs)
     return {conditions: same[0] for conditions, same in found.items() if len(same) == 1}
 
 
-def _row(
-    name: str,
-    cell: CellKey,
-    runs: Sequence[RunRecord],
-    reference: Sequence[RunRecord],
-    comparisons: int,
-    planned: int | None,
-    printed: float | None,
-    probes: Probes,
-) -> Row:
-    results = [record for record in runs if record.is_result]
-    diverged = sum(isinstance(record.outcome, Diverged) for record in results)
-    tests = _test_scores(results)
-    emulated = any(
-        record.precision is not None and record.precision.backend is PrecisionBackend.EMULATED for record in results
-    )
-    probed = next((cost for record in reversed(results) if (cost := probes.find(record))), None)
-    disagreeing = [record for record in results if probed is not None and probed.disagrees(record)]
-    costs = [] if emulated else [record.cost for record in results if record.cost]
-    clocks = [record.cost for record in results if record.cost and record not in disagreeing and not emulated]
+def _row(name: str, runs: Runs, versus: Interval | None, costs: Costs, printed: float | None) -> Row:
+    results, diverged = runs.results, runs.diverged
     reached = [record for record in results if isinstance(record.outcome, Reached)]
     to_target = [steps_to_target(record) for record in reached] if len(reached) == len(results) else []
-    target_steps = median(steps for steps, _ in to_target) if to_target else None
-    losses = [record.curve[-1].train_loss for record in results if record.curve]
-    best = [record.scores.best_validation for record in results if record.scores.best_validation is not None]
-    steps = [cost.step_ms for cost in clocks if cost.step_ms is not None]
-    peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
-    shares = [share for cost in clocks if (share := periodic_share(cost)) is not None]
-    flops = [cost.flops_per_step for cost in costs if cost.flops_per_step is not None]
-    states = [cost.state_bytes for cost in costs if cost.state_bytes is not None]
+    target_steps = _median(float(steps) for steps, _ in to_target)
+    scores = [] if diverged else list(runs.tests.values())
+    losses = [] if diverged else [record.curve[-1].train_loss for record in results if record.curve]
+    best = [] if diverged else [record.scores.best_validation for record in results]
     return Row(
         competitor=name,
-        precision=cell.precision,
-        emulated=emulated,
-        score=mean_interval(list(tests.values())) if tests and not diverged else None,
-        versus_reference=None if diverged or reference is runs else _paired(tests, reference, comparisons),
+        precision=runs.cell.precision,
+        emulated=runs.is_emulated,
+        score=mean_interval(scores) if scores else None,
+        versus_reference=versus,
         results=len(results),
         diverged=diverged,
-        failed=len(runs) - len(results),
+        failed=len(runs.records) - len(results),
         skipped_steps=sum(record.cost.skipped_steps for record in results if record.cost),
-        planned=planned,
-        best_validation=sum(best) / len(best) if best and not diverged else None,
-        train_loss=mean_interval(losses) if losses and not diverged else None,
-        epochs=cell.epochs,
-        step_ms=median(steps) if steps else None,
-        train_seconds=median(cost.train_seconds for cost in clocks) if clocks else None,
-        disagreeing=len(disagreeing),
-        step=probed,
+        planned=runs.planned,
+        best_validation=_mean(best),
+        train_loss=mean_interval(losses) if losses else None,
+        epochs=runs.cell.budget.epochs,
+        step_ms=_median(cost.step_ms for cost in costs.clocks),
+        train_seconds=_median(cost.train_seconds for cost in costs.clocks),
+        disagreeing=costs.disagreeing,
+        step=costs.probed,
         reached=len(reached),
         steps_to_target=target_steps,
-        target_seconds=median(seconds for _, seconds in to_target) if to_target and not emulated else None,
+        target_seconds=None if runs.is_emulated else _median(seconds for _, seconds in to_target),
         composed_target_seconds=(
-            target_steps * probed.milliseconds / 1000.0 if target_steps is not None and probed is not None else None
+            None if target_steps is None or costs.probed is None else composed_seconds(target_steps, costs.probed)
         ),
-        peak_memory_bytes=max(peaks, default=None),
-        state_bytes=max(states, default=None),
-        overhead=median(shares) if shares else None,
-        flops_per_step=median(flops) if flops else None,
+        peak_memory_bytes=_largest(cost.peak_memory_bytes for cost in costs.costs),
+        state_bytes=_largest(cost.state_bytes for cost in costs.costs),
+        overhead=_median(map(periodic_share, costs.clocks)),
+        flops_per_step=_median(cost.flops_per_step for cost in costs.costs),
         reported=printed,
     )
 
 
-def periodic_share(cost: Cost) -> float | None:
-    """Share of the training clock that work at intervals took: curvature, inverses, meta-updates."""
-    if not cost.phases or cost.train_seconds <= 0:
-        return None
-    return sum(cost.phases.get(phase, 0.0) for phase in PERIODIC_PHASES) / cost.train_seconds
+def _median(values: Iterable[float | None]) -> float | None:
+    """Median of what is known."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
-def steps_to_target(record: RunRecord) -> tuple[int, float]:
-    """Steps, and seconds of the run's own clock, to the first point of the curve at the validation target.
-
-    Raises:
-        ValueError: The run did not reach it.
-    """
-    if not isinstance(record.outcome, Reached):
-        raise ValueError(f"{record.spec.title} did not reach its target")  # noqa: TRY004 - a matter of its outcome
-    step = record.outcome.step
-    return step, next(point.seconds for point in record.curve if point.step == step)
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Mean of what is known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
-def _test_scores(results: Iterable[RunRecord]) -> dict[int, float]:
-    return {record.spec.seed: record.scores.test for record in results if record.scores.test is not None}
-
-
-def _paired(tests: Mapping[int, float], reference: Sequence[RunRecord], comparisons: int) -> Interval | None:
-    """Mean difference over the seeds that both have; `None` unless there is one and the reference never diverged."""
-    if any(isinstance(record.outcome, Diverged) for record in reference):
-        return None
-    others = _test_scores(record for record in reference if record.is_result)
-    differences = [tests[seed] - others[seed] for seed in sorted(tests.keys() & others.keys())]
-    return mean_interval(differences, comparisons=comparisons) if differences else None
+def _largest(values: Iterable[int | None]) -> int | None:
+    """The largest of what is known."""
+    return max((value for value in values if value is not None), default=None)
 
 
 def _machine(record: RunRecord) -> str:

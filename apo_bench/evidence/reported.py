@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import msgspec
 
-from apo_bench.spec import Frozen, Precision
+from apo_bench.records.spec import Frozen, Precision
 
 PRINTED = "P"
 """The one tag that may be shown: printed in the source. Recalled numbers (``R``) are not evidence."""

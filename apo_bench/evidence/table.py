@@ -1,16 +1,17 @@
-"""The store as a table: one row a run, for anyone's own analysis."""
+"""Records and leaderboards as tables: one row a run, or one a cell, for anyone's own analysis."""
 
-import io
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import pandas as pd
 
-from apo_bench.evidence.leaderboard import steps_to_target
-from apo_bench.evidence.probes import Probes
-from apo_bench.probe_record import ProbeRecord
-from apo_bench.record import Cost, Reached, RunRecord
+from apo_bench.evidence.leaderboard import Leaderboard
+from apo_bench.evidence.quantities import MODEL_PURPOSES, PHASES, composed_seconds, phase_share, steps_to_target
+from apo_bench.evidence.step_costs import Probes
+from apo_bench.records.outcome import Reached
+from apo_bench.records.probe import ProbeRecord
+from apo_bench.records.run import Cost, RunRecord
 
 _SIZES = (
     "peak_memory_bytes",
@@ -22,7 +23,6 @@ _SIZES = (
     "buffer_bytes",
     "state_bytes",
 )
-_PHASES = ("forward", "backward", "update", "curvature", "inverse", "meta")
 COLUMNS = (
     "run_id",
     "suite",
@@ -50,7 +50,7 @@ COLUMNS = (
     "train_seconds",
     "eval_seconds",
     "data_seconds",
-    *(f"{phase}_seconds" for phase in _PHASES),
+    *(f"{phase}_seconds" for phase in PHASES),
     "meta_overhead",
     "step_ms",
     "probe_step_ms",
@@ -100,7 +100,7 @@ _INTEGERS = (
     "foreign_processes",
     "threads",
 )
-_BYTES = {"parameters": "parameter_bytes", "gradients": "gradient_bytes", "buffers": "buffer_bytes"}
+_BYTES = {purpose: f"{purpose.removesuffix('s')}_bytes" for purpose in MODEL_PURPOSES}
 
 
 def run_table(records: Iterable[RunRecord], probes: Iterable[ProbeRecord] = ()) -> pd.DataFrame:
@@ -109,19 +109,6 @@ def run_table(records: Iterable[RunRecord], probes: Iterable[ProbeRecord] = ()) 
     frame = pd.DataFrame([_row(record) | _probed(record, steps) for record in records], columns=list(COLUMNS))
     frame = frame.astype(dict.fromkeys(_INTEGERS, "Int64") | dict.fromkeys(("dirty", "agrees_with_probe"), "boolean"))
     return frame.sort_values(["task", "optimizer", "precision", "seed"], ignore_index=True)
-
-
-def encode_table(frame: pd.DataFrame, form: str) -> bytes:
-    """Encode as ``csv``, ``jsonl`` or ``parquet``."""
-    buffer = io.BytesIO()
-    if form == "parquet":
-        frame.to_parquet(buffer, index=False)
-    elif form == "jsonl":
-        rows = frame.astype(object).where(frame.notna(), None).to_dict("records")  # pandas would round small numbers
-        buffer.writelines(msgspec.json.encode(row) + b"\n" for row in rows)
-    else:
-        frame.to_csv(buffer, index=False, lineterminator="\n")
-    return buffer.getvalue()
 
 
 def _row(record: RunRecord) -> dict[str, Any]:
@@ -180,9 +167,8 @@ def _costs(cost: Cost) -> dict[str, Any]:
     if cost.clock_mhz is not None:
         row["clock_mhz_low"], row["clock_mhz_high"] = cost.clock_mhz
     if cost.phases:
-        row |= {f"{phase}_seconds": cost.phases.get(phase, 0.0) for phase in _PHASES}
-        if cost.train_seconds > 0:
-            row["meta_overhead"] = cost.phases.get("meta", 0.0) / cost.train_seconds
+        row |= {f"{phase}_seconds": cost.phases.get(phase, 0.0) for phase in PHASES}
+        row["meta_overhead"] = phase_share(cost, "meta")
     return row
 
 
@@ -202,5 +188,34 @@ def _probed(record: RunRecord, probes: Probes) -> dict[str, Any]:
             "agrees_with_probe": not cost.disagrees(record),
         }
         if "steps_to_target" in row:
-            row["composed_seconds_to_target"] = row["steps_to_target"] * cost.milliseconds / 1000.0
+            row["composed_seconds_to_target"] = composed_seconds(row["steps_to_target"], cost)
     return row
+
+
+def flat_rows(board: Leaderboard) -> list[dict[str, Any]]:
+    """A leaderboard as a table for programs: one flat row a cell, its numbers by name."""
+    return [
+        {
+            "task": section.task,
+            "optimizer": row.competitor,
+            "precision": str(row.precision),
+            "score": row.score.mean if row.score else None,
+            "half_width": row.score.half_width if row.score else None,
+            "n": row.results,
+            "diverged": row.diverged,
+            "epochs": row.epochs,
+            "train_loss": row.train_loss.mean if row.train_loss else None,
+            "step_ms": row.step_ms,
+            "step_ratio": row.step.ratio if row.step else None,
+            "step_ratio_half_width": row.step.half_width if row.step else None,
+            "overhead": row.overhead,
+            "flops_per_step": row.flops_per_step,
+            "peak_memory_bytes": row.peak_memory_bytes,
+            "state_bytes": row.state_bytes,
+            "steps_to_target": row.steps_to_target,
+            "composed_target_seconds": row.composed_target_seconds,
+            "reported": row.reported,
+        }
+        for section in board.sections
+        for row in section.rows
+    ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from apo_bench.measure.ledger import Ledger
+from apo_bench.problem.ledger import Ledger
 
 
 class Clock:

@@ -14,8 +14,8 @@ import msgspec
 import torch
 
 from apo_bench.measure.nvml import open_card
-from apo_bench.record import Environment
-from apo_bench.spec import Device
+from apo_bench.records.run import Environment
+from apo_bench.records.spec import Device
 
 _SWITCHES = (
     "backends.fp32_precision",

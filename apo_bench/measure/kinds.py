@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeVar, cast
 
-from apo_bench.training.problem import Periodic, UpdateRule
+from apo_bench.problem.rule import Periodic, UpdateRule
 
 T = TypeVar("T")
 

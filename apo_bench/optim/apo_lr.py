@@ -26,8 +26,8 @@ from apo_bench.errors import UsageError
 from apo_bench.optim.combined import optimizers_of_groups
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
-from apo_bench.training.problem import Problem, StepResult
-from apo_bench.training.rules import tensors_in
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import StepResult, tensors_in
 
 _CHECK_AT = 2
 """Step, counted from 0, at which linearity is checked: at the first, buffers that hold the rate still look linear."""

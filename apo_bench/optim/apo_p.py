@@ -35,8 +35,8 @@ from apo_bench.optim.kronecker import AnyFactors
 from apo_bench.optim.layers import Layer, find_layers, from_matrix, to_matrix
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
-from apo_bench.training.problem import Problem, StepResult
-from apo_bench.training.rules import tensors_in
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import StepResult, tensors_in
 
 
 class Structure(StrEnum):

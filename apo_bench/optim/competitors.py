@@ -15,12 +15,13 @@ from collections.abc import Callable
 
 import torch
 
-from apo_bench.competitor import Competitor, Search, hyperparameter
 from apo_bench.optim.apo_lr import APOLR
 from apo_bench.optim.apo_p import APOP, Structure
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalWeights
-from apo_bench.training.problem import Problem, UpdateRule
+from apo_bench.plugins.optimizer import Competitor, Search, hyperparameter
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import UpdateRule
 
 _REFERENCE = "Bae, Vicol, HaoChen and Grosse, 2022"
 _META_LR = Search(1e-2, 1.0, log=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
-from apo_bench.training.problem import Gradients, Problem
+from apo_bench.problem.problem import Gradients, Problem
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ file says which.
 from collections.abc import Callable
 
 from apo_bench.errors import UsageError, did_you_mean
-from apo_bench.spec import TUNING_SEED, Scale, Suite
+from apo_bench.records.spec import Scale
+from apo_bench.records.suite import Suite
 from apo_bench.suites.ablations import ablations
 from apo_bench.suites.classification import classification
 from apo_bench.suites.everything import everything
@@ -40,8 +41,3 @@ def suite(name: str, scale: Scale) -> Suite:
     if name not in SUITES:
         raise UsageError(f"unknown suite {name!r}{did_you_mean(name, SUITES)}")
     return SUITES[name](scale)
-
-
-def tuning_seed(name: str, scale: Scale) -> int:
-    """The seed on which a suite tries settings; the usual one of a suite that this version does not have."""
-    return SUITES[name](scale).tuning_seed if name in SUITES else TUNING_SEED

@@ -5,7 +5,8 @@ Each varies one thing and leaves the rest at the suite's own setting, so that ev
 
 import itertools
 
-from apo_bench.spec import OptimizerEntry, Precision, Scalar, Scale, Suite, TaskEntry
+from apo_bench.records.spec import Precision, Scalar, Scale
+from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 
 INITIAL_RATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """E9: four decades."""

@@ -8,8 +8,9 @@ KFAC's defaults, and APO-P's meta-learning rate and warm-up as recalled, not ver
 5e-4, as in the paper.
 """
 
-from apo_bench.schedules import Constant, Cosine, Schedule
-from apo_bench.spec import OptimizerEntry, Precision, Scalar, Scale, Suite, TaskEntry
+from apo_bench.records.schedules import Constant, Cosine, Schedule
+from apo_bench.records.spec import Precision, Scalar, Scale
+from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 
 _WEIGHT_DECAY = 5e-4
 

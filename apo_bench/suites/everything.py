@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from apo_bench.spec import OptimizerEntry, Precision, Scale, Suite, TaskEntry
+from apo_bench.records.spec import Precision, Scale
+from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 from apo_bench.suites.ablations import ablations
 from apo_bench.suites.classification import classification
 from apo_bench.suites.low_precision import low_precision

@@ -5,7 +5,8 @@ The paper's table says 16 bit and not which format [P]; both are run here, and f
 
 import msgspec
 
-from apo_bench.spec import Precision, Scale, Suite
+from apo_bench.records.spec import Precision, Scale
+from apo_bench.records.suite import Suite
 from apo_bench.suites.classification import classification
 
 _COMPETITORS = ("sgdm", "kfac", "apo-p")

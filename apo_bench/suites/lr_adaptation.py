@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from apo_bench.schedules import Step
-from apo_bench.spec import OptimizerEntry, Precision, Scalar, Scale, Suite, TaskEntry
+from apo_bench.records.schedules import Step
+from apo_bench.records.spec import Precision, Scalar, Scale
+from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 
 GRID: dict[str, tuple[float, ...]] = {
     "sgd": (0.01, 0.03, 0.1, 0.3, 1.0),

@@ -3,7 +3,8 @@
 Nothing has been tuned for it yet: competitors have their declared defaults, chosen on another network.
 """
 
-from apo_bench.spec import OptimizerEntry, Precision, Scale, Suite, TaskEntry
+from apo_bench.records.spec import Precision, Scale
+from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 from apo_bench.suites.regression import COMPETITORS
 
 

@@ -6,7 +6,8 @@ there each competitor has the best of 8 trials on validation data (``reports/reg
 scale ``paper`` the linear map, which is the same, has those too, and nothing else is tuned.
 """
 
-from apo_bench.spec import OptimizerEntry, Precision, Scalar, Scale, Suite, TaskEntry
+from apo_bench.records.spec import Precision, Scalar, Scale
+from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 
 COMPETITORS = ("sgdm", "adam", "soap", "kfac", "ekfac", "apo-p")
 """The paper's, with SOAP in place of Shampoo, whose successor it is, and EKFAC."""

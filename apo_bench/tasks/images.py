@@ -22,9 +22,9 @@ from apo_bench.models.mlp import mlp
 from apo_bench.models.resnet import resnet18, resnet32, resnet34
 from apo_bench.models.vgg import vgg16
 from apo_bench.models.wide_resnet import wide_resnet
-from apo_bench.tasks.task import Target, Task
-from apo_bench.training.metrics import Accuracy
-from apo_bench.training.objectives import CrossEntropy
+from apo_bench.plugins.metrics import Accuracy
+from apo_bench.plugins.task import Target, Task
+from apo_bench.problem.objectives import CrossEntropy
 
 
 def _task(

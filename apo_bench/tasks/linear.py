@@ -7,9 +7,9 @@ from torch import nn
 
 from apo_bench.data.linear_map import LINEAR_MAP
 from apo_bench.models.mlp import linear
-from apo_bench.tasks.task import Task
-from apo_bench.training.metrics import MeanLoss
-from apo_bench.training.objectives import SquaredError
+from apo_bench.plugins.metrics import MeanLoss
+from apo_bench.plugins.task import Task
+from apo_bench.problem.objectives import SquaredError
 
 
 def linear_map_two_layer() -> Task:

@@ -8,9 +8,9 @@ from apo_bench.data.examples import Dataset
 from apo_bench.data.fashion_mnist import FASHION_MNIST_20K_PIXELS
 from apo_bench.data.mnist import FASHION_MNIST_PIXELS, MNIST_PIXELS
 from apo_bench.models.mlp import autoencoder
-from apo_bench.tasks.task import Task
-from apo_bench.training.metrics import MeanLoss
-from apo_bench.training.objectives import BernoulliCrossEntropy
+from apo_bench.plugins.metrics import MeanLoss
+from apo_bench.plugins.task import Task
+from apo_bench.problem.objectives import BernoulliCrossEntropy
 
 
 def _task(dataset: Dataset, source: str, *, trivial: float | None = None, epoch_seconds: float | None = None) -> Task:

@@ -18,9 +18,9 @@ from apo_bench.data.regression import (
     Table,
 )
 from apo_bench.models.mlp import mlp
-from apo_bench.tasks.task import Task
-from apo_bench.training.metrics import MeanSquaredError
-from apo_bench.training.objectives import SquaredError
+from apo_bench.plugins.metrics import MeanSquaredError
+from apo_bench.plugins.task import Task
+from apo_bench.problem.objectives import SquaredError
 
 
 def _task(

@@ -10,9 +10,9 @@ import functools
 from apo_bench.data import bpe, iwslt14, libreoffice
 from apo_bench.data.examples import Dataset
 from apo_bench.models.transformer import transformer
-from apo_bench.tasks.task import Task
-from apo_bench.training.bleu import Bleu
-from apo_bench.training.objectives import TokenCrossEntropy
+from apo_bench.plugins.task import Task
+from apo_bench.problem.objectives import TokenCrossEntropy
+from apo_bench.tasks.bleu import Bleu
 
 
 def iwslt14_transformer() -> Task:

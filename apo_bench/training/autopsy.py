@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from apo_bench.data.examples import Batch
-from apo_bench.record import Diverged, NonFinite
+from apo_bench.problem.problem import Gradients
+from apo_bench.problem.rule import StepResult, tensors_in
+from apo_bench.records.outcome import Diverged, NonFinite
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.loop import Loop
-from apo_bench.training.problem import Gradients, StepResult
-from apo_bench.training.rules import tensors_in
 
 WINDOW = 20
 """Steps before the divergent one that are looked at, and steps between two looks at what is kept before them."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from apo_bench.data.examples import Batch, Examples
-from apo_bench.tasks.task import Task
-from apo_bench.training.problem import Problem
+from apo_bench.plugins.task import Task
+from apo_bench.problem.problem import Problem
 
 _BATCH = 1000
 

@@ -23,32 +23,20 @@ from apo_bench.errors import ApoBenchError, UsageError
 from apo_bench.measure.card import CardUse
 from apo_bench.measure.clock import Clock
 from apo_bench.measure.flops import ExactCost, exact_cost
-from apo_bench.measure.held import bytes_by_purpose, state_bytes
 from apo_bench.measure.memory import PeakMemory
 from apo_bench.measure.nvml import open_card
-from apo_bench.record import (
-    Cost,
-    CurvePoint,
-    Direction,
-    Diverged,
-    Evaluated,
-    Event,
-    Exhausted,
-    Outcome,
-    PrecisionFacts,
-    Progress,
-    Reached,
-    Scores,
-    Started,
-    TaskFacts,
-)
-from apo_bench.schedules import Constant, learning_rate_factor
-from apo_bench.spec import RunSpec
-from apo_bench.tasks.task import Task
+from apo_bench.measure.state import bytes_by_purpose, state_bytes
+from apo_bench.plugins.task import Task
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import StepResult, UpdateRule
+from apo_bench.problem.seeds import restore_random_state
+from apo_bench.records.events import CurvePoint, Evaluated, Event, Progress, Started
+from apo_bench.records.outcome import Diverged, Exhausted, Outcome, Reached
+from apo_bench.records.run import Cost, Direction, PrecisionFacts, Scores, TaskFacts
+from apo_bench.records.schedules import Constant, learning_rate_factor
+from apo_bench.records.spec import RunSpec
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.evaluation import evaluate
-from apo_bench.training.problem import Problem, StepResult, UpdateRule
-from apo_bench.training.seeds import restore_random_state
 
 BLOCK = 20
 """Steps between two looks at the losses, each of which synchronizes the device."""

@@ -11,27 +11,25 @@ import msgspec
 import torch
 from torch import nn
 
-from apo_bench.competitor import Competitor
 from apo_bench.data.batches import BatchStream
 from apo_bench.data.examples import Batch, Examples, Splits
 from apo_bench.errors import UsageError
 from apo_bench.measure.clock import Clock
 from apo_bench.measure.kinds import prepare_kind, step_kinds
 from apo_bench.measure.memory import resident_bytes
-from apo_bench.record import (
-    Diverged,
-    Event,
-    PrecisionBackend,
-    TaskFacts,
-)
-from apo_bench.spec import RunSpec
-from apo_bench.tasks.task import Task
-from apo_bench.training import autopsy, seeds
+from apo_bench.plugins.optimizer import Competitor
+from apo_bench.plugins.task import Task
+from apo_bench.problem import seeds
+from apo_bench.problem.precision import PrecisionPolicy
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.seeds import Purpose
+from apo_bench.records.events import Event
+from apo_bench.records.outcome import Diverged
+from apo_bench.records.run import PrecisionBackend, TaskFacts
+from apo_bench.records.spec import RunSpec
+from apo_bench.training import autopsy
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.loop import Loop, Training
-from apo_bench.training.precision import PrecisionPolicy
-from apo_bench.training.problem import Problem
-from apo_bench.training.seeds import Purpose
 
 
 def initial_model(task: Task, run: RunSpec) -> nn.Module:
@@ -138,6 +136,9 @@ def prepare(
         metric=task.metric.name,
         direction=task.metric.direction,
         metric_signature=getattr(task.metric, "signature", None),
+        target=task.target.validation if task.target else None,
+        target_version=task.target.version if task.target else None,
+        trivial=task.trivial,
     )
     return Loop(run, task, problem, rule, batches, additional, splits, facts, precision, clock, baseline, observe)
 

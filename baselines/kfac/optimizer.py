@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from apo_bench import Batch, Problem, StepResult
-from apo_bench.errors import UsageError
+from apo_bench import Batch, Problem, StepResult, UsageError
 from apo_bench.optim.layers import Layer, find_layers, from_matrix, to_matrix
 from baselines.kfac import factors
 from baselines.kfac.curvature import KroneckerCurvature, Recipe, Rows

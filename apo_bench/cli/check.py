@@ -1,0 +1,200 @@
+"""``apo-bench check``: hold a suite to its baseline; for CI."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apo_bench.cli.options import add_json, add_store, chosen_scale, warn_of_unreadable, write
+from apo_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from apo_bench.evidence.check import Quantity, Tolerances
+    from apo_bench.records.run import RunRecord
+    from apo_bench.records.snapshot import Snapshot
+    from apo_bench.store.scan import Scan
+
+
+HELP = "fail when anything is worse than in a saved baseline"
+DESCRIPTION = (
+    "Hold the results of a suite to a baseline: FLOPs of a step and bytes of state exactly, quality by paired "
+    "differences over seeds, the cost of a step by the intervals of probes. Exit status 1 where something is worse or "
+    "missing. Save the baseline with --save and commit it; run the suite, and probe it, before each check."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--baseline", type=Path, metavar="FILE", help="compare with FILE")
+    what.add_argument("--save", type=Path, metavar="FILE", help="write what the store holds of --suite to FILE")
+    parser.add_argument("--suite", metavar="NAME", help="with --save: which; see `apo-bench list suites`")
+    parser.add_argument("--scale", metavar="SCALE", help="with --save: smoke, local or paper; by default the largest")
+    parser.add_argument(
+        "--hold", metavar="A,B", help="compare these of flops, calls, state, quality, step (default: all but calls)"
+    )
+    parser.add_argument(
+        "--tolerance",
+        metavar="A=N,B=N",
+        help="what may become worse: flops, calls, state and step as a share (default 0, step 0.03), quality in the "
+        "metric's unit (default 0)",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write everything as a Markdown page to FILE")
+    add_json(parser)
+    add_store(parser)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Save a baseline, or compare with one; returns the exit status."""
+    from apo_bench.store.store import Store
+
+    held, tolerances = _held(options), _tolerances(options)
+    if options.save is not None:
+        if options.suite is None:
+            raise UsageError("--save needs --suite NAME")
+        scan = Store(options.store).scan()
+        warn_of_unreadable(scan)
+        return _save(options, scan)
+    before = _read(options.baseline)
+    _check_suite(options, before)
+    scan = Store(options.store).scan()
+    warn_of_unreadable(scan)
+    return _compare(options, before, scan, held, tolerances)
+
+
+def _save(options: argparse.Namespace, scan: "Scan") -> int:
+    from apo_bench.evidence.snapshot import snapshot_of
+    from apo_bench.records.snapshot import encode_snapshot
+
+    scales = scan.scales(options.suite)
+    if options.scale is None and len(scales) > 1:
+        raise UsageError(f"{options.store} holds {options.suite!r} at {', '.join(scales)}; give --scale")
+    scale = chosen_scale(options, scan)
+    own = scan.of(options.suite, scale)
+    for record in own:
+        if not record.is_result:
+            print(f"apo-bench: {record.spec.title} has no result and is left out; run the suite again", file=sys.stderr)
+    made = snapshot_of(options.suite, scale, _current(own, scan), scan.probes)
+    if not made.cells:
+        raise UsageError(f"nothing to save: no result of {options.suite!r} at scale {str(scale)!r} in {options.store}")
+    write(options.save, encode_snapshot(made), option="--save")
+    runs = sum(len(cell.seeds) for cell in made.cells)
+    print(f"{options.save}: {options.suite}, scale {scale}: {len(made.cells)} cells, {runs} runs; commit it")
+    return 0
+
+
+def _compare(
+    options: argparse.Namespace,
+    before: "Snapshot",
+    scan: "Scan",
+    held: "tuple[Quantity, ...]",
+    tolerances: "Tolerances",
+) -> int:
+    from apo_bench.evidence.check import check
+    from apo_bench.evidence.snapshot import snapshot_of
+    from apo_bench.render.check import check_markdown, check_text
+
+    now = snapshot_of(before.suite, before.scale, _current(scan.of(before.suite, before.scale), scan), scan.probes)
+    findings = check(before, now, held, tolerances)
+    name = options.baseline.name
+    holds = not any(finding.verdict.fails for finding in findings)
+    if options.output is not None:
+        write(options.output, check_markdown(findings, before, now, name).encode())
+    with contextlib.suppress(BrokenPipeError):  # whoever reads has enough; the verdict stands
+        if options.json:
+            found = [dataclasses.asdict(finding) for finding in findings]
+            told = {"suite": before.suite, "scale": before.scale, "holds": holds, "findings": found}
+            print(json.dumps(told, indent=2), flush=True)
+        else:
+            print(check_text(findings, before, now, name), flush=True)
+    return 0 if holds else 1
+
+
+def _current(records: "Iterable[RunRecord]", scan: "Scan") -> "list[RunRecord]":
+    """The result of each run that was made of the code and data that are here now, as `run` would reuse it."""
+    from apo_bench.errors import DataError
+    from apo_bench.planning.fingerprint import fingerprint
+    from apo_bench.plugins.registry import optimizers, tasks
+
+    known_tasks, known_optimizers = tasks(), optimizers()
+    digests: dict[str, str | None] = {}
+    kept, old = [], 0
+    for record in records:
+        task, name = record.spec.task, record.spec.optimizer.name
+        found = None
+        if task in known_tasks.names() and name in known_optimizers.names():
+            if task not in digests:
+                try:
+                    digests[task] = known_tasks[task].load()().dataset.digest()
+                except DataError as error:
+                    digests[task] = None
+                    print(f"apo-bench: {error}", file=sys.stderr)
+            data = digests[task]
+            if data is not None:
+                present = fingerprint(known_tasks[task], known_optimizers[name], data)
+                found = scan.find_result(record.run_id, present)
+        if found is None:
+            old += record.is_result
+        else:
+            kept.append(found.under(suite=record.suite, scale=record.scale))
+    if old:
+        print(
+            f"apo-bench: {old} runs were made of other code or data than are here now and are left out", file=sys.stderr
+        )
+    return kept
+
+
+def _read(path: Path) -> "Snapshot":
+    from apo_bench.records.snapshot import decode_snapshot
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path} ({error.strerror}); save a baseline with --save") from error
+    return decode_snapshot(data, str(path))
+
+
+def _check_suite(options: argparse.Namespace, before: "Snapshot") -> None:
+    """The baseline says what it is of; another on the command line is a mistake."""
+    for name in ("suite", "scale"):
+        asked, own = getattr(options, name), str(getattr(before, name))
+        if asked not in {None, own}:
+            raise UsageError(f"{options.baseline} is of {name} {own!r}, not {asked!r}; leave --{name} out")
+
+
+def _held(options: argparse.Namespace) -> "tuple[Quantity, ...]":
+    from apo_bench.evidence.check import HELD
+
+    if options.hold is None:
+        return HELD
+    return tuple(_quantity(name) for name in options.hold.split(","))
+
+
+def _tolerances(options: argparse.Namespace) -> "Tolerances":
+    from apo_bench.evidence.check import Tolerances
+
+    given: dict[str, float] = {}
+    for part in options.tolerance.split(",") if options.tolerance else ():
+        name, _, text = part.partition("=")
+        quantity = _quantity(name)
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf"):
+            raise UsageError(
+                f"--tolerance {part}: expected {quantity}=N with N not below 0, for example {quantity}=0.05"
+            )
+        given[str(quantity)] = value
+    return Tolerances(**given)
+
+
+def _quantity(name: str) -> "Quantity":
+    from apo_bench.cli.selection import known
+    from apo_bench.evidence.check import Quantity
+
+    return Quantity(known(name, [str(quantity) for quantity in Quantity], "quantity"))

@@ -1,0 +1,65 @@
+"""``apo-bench data``: the datasets that the installed tasks need."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from apo_bench.cli.options import add_json
+from apo_bench.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from apo_bench.data.examples import Dataset
+
+
+HELP = "list, fetch or verify datasets"
+_ACTIONS = ("list", "fetch", "verify")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("action", metavar="ACTION", help="list, fetch or verify")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="datasets; all by default, but not for fetch")
+    add_json(parser)
+
+
+def call(options: argparse.Namespace) -> int:
+    """List, fetch or verify."""
+    from apo_bench.plugins.datasets import datasets
+
+    if options.action not in _ACTIONS:
+        raise UsageError(f"cannot {options.action!r} data{did_you_mean(options.action, _ACTIONS)}")
+    known = datasets()
+    for name in options.names:
+        if name not in known:
+            raise UsageError(f"unknown dataset {name!r}{did_you_mean(name, known)}")
+    if options.action == "fetch":
+        return _fetch(known, options.names)
+    rows = [_row(known[name]) for name in options.names or known]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        width = max(len(row["name"]) for row in rows)
+        for row in rows:
+            print(f"{row['name']:{width}}  {row['state']}{': ' if row['message'] else ''}{row['message']}")
+    return 1 if options.action == "verify" and any(row["state"] != "ok" for row in rows) else 0
+
+
+def _row(dataset: "Dataset") -> dict[str, str]:
+    from apo_bench.plugins.datasets import what_is_wrong
+
+    wrong = what_is_wrong(dataset)
+    return {"name": dataset.name, "state": "ok" if wrong is None else "absent", "message": wrong or ""}
+
+
+def _fetch(known: "dict[str, Dataset]", names: list[str]) -> int:
+    if not names:
+        raise UsageError(f"fetch what? {', '.join(name for name, dataset in known.items() if dataset.fetch)}")
+    for name in names:
+        fetch = known[name].fetch
+        if fetch is None:
+            print(f"{name}: nothing to fetch")
+            continue
+        fetch()
+        known[name].digest()
+        print(f"{name}: fetched and verified")
+    return 0

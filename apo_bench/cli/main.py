@@ -1,0 +1,77 @@
+"""The command line: finds the command, and turns its errors into one line and an exit status."""
+
+import argparse
+import errno
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from apo_bench import _version
+from apo_bench.errors import ApoBenchError
+
+COMMANDS = ("list", "run", "probe", "status", "report", "check", "export", "wandb", "data", "doctor")
+"""Commands in the order of the help; each is a module of `apo_bench.cli`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 done, 1 runs failed or a check did not hold, 2 wrong use."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    try:
+        status: int = options.call(options)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone, and so is its interest
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 1
+    except ApoBenchError as error:
+        if options.debug:
+            raise
+        print(f"apo-bench: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        if options.debug or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"apo-bench: {where}{error.strerror}; make room, or name another folder with --store", file=sys.stderr)
+        return 2
+    return status
+
+
+def script() -> int:
+    """`main` in a process that then ends: what torch leaves behind is not searched for garbage first."""
+    status = main()
+    gc.freeze()
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong use in one line, without the usage block."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="apo-bench",
+        description="Which neural-network optimizer, at which precision, at what cost: run suites, read leaderboards.",
+    )
+    parser.add_argument("--version", action="version", version=f"apo-bench {_version()}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for name in COMMANDS:
+        command = importlib.import_module(f"apo_bench.cli.{name}")
+        subparser = commands.add_parser(
+            name, help=command.HELP, description=getattr(command, "DESCRIPTION", command.HELP.capitalize() + ".")
+        )
+        command.configure(subparser)
+        subparser.set_defaults(call=command.call)
+    return parser

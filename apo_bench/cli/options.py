@@ -1,0 +1,136 @@
+"""What several commands share: the store, its damage, and scalars on the command line."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apo_bench.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from apo_bench.records.spec import Device, Scale
+    from apo_bench.store.scan import Scan, Unreadable
+    from apo_bench.store.store import Store
+
+
+_DEFAULT_STORE = "apo-bench-results"
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--store``."""
+    parser.add_argument(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        default=Path(os.environ.get("APO_BENCH_STORE", _DEFAULT_STORE)),
+        help=f"folder of the results (default: $APO_BENCH_STORE or {_DEFAULT_STORE})",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Declare what selects the cells of a suite and where they are computed; `cli.selection.select` reads it."""
+    parser.add_argument("--suite", required=True, metavar="NAME", help="see `apo-bench list suites`")
+    parser.add_argument(
+        "--scale", metavar="SCALE", help="smoke, local or paper; by default paper where there is CUDA, else local"
+    )
+    parser.add_argument(
+        "--tasks", metavar="A,B", help="these tasks instead of the suite's; `run` needs --epochs for any other"
+    )
+    parser.add_argument("--optimizers", metavar="A,B", help="these optimizers instead of the suite's, or all")
+    parser.add_argument("--precisions", metavar="A,B", help="these precisions instead of the suite's")
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME.FIELD=VALUE",
+        help="set a hyperparameter, for example sgdm.lr=0.1, in place of its grid if it has one; may be repeated",
+    )
+    parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda; by default cuda where there is one")
+    parser.add_argument("--compile", action="store_true", help="run models through torch.compile")
+
+
+def chosen_device(options: argparse.Namespace) -> "Device":
+    """The kind of device that ``--device`` names, or the best there is.
+
+    Raises:
+        UsageError: There is no CUDA device.
+    """
+    import torch
+
+    from apo_bench.records.spec import Device
+
+    available = torch.cuda.is_available()
+    if options.device is None:
+        return Device.CUDA if available else Device.CPU
+    if options.device == Device.CUDA and not available:
+        raise UsageError("device 'cuda' is not available: torch finds no CUDA device; use --device cpu")
+    return Device(options.device)
+
+
+def warn_of_unreadable(scan: "Scan") -> None:
+    """Name every record that cannot be read in a line of its own; nothing is moved."""
+    for found in scan.unreadable:
+        if found.is_newer:
+            _say(_of_a_later_version(found))
+        else:
+            _say(f"damaged record: {found.path} ({found.reason}); `apo-bench run` sets it aside and makes it again")
+
+
+def set_damaged_aside(store: "Store", scan: "Scan") -> None:
+    """Move what is damaged out of the way of a command that runs, and name every record that cannot be read."""
+    for found in store.set_aside(scan.damaged):
+        _say(f"damaged record set aside: {found.path} ({found.reason}); `apo-bench run` makes it again")
+    for found in scan.unreadable:
+        if found.is_newer:
+            _say(_of_a_later_version(found))
+
+
+def _of_a_later_version(found: "Unreadable") -> str:
+    return f"{found.path} is of a later version ({found.reason}) and left out; upgrade apo-bench to read it"
+
+
+def _say(line: str) -> None:
+    print(f"apo-bench: {line}", file=sys.stderr)
+
+
+def write(path: Path, data: bytes, *, option: str = "--output") -> None:
+    """Write a file that the user named.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    from apo_bench.files import write_durably
+
+    try:
+        write_durably(path, data)
+    except (OSError, ValueError) as error:  # a path without a name is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot write {path} ({reason}); name another place with {option}") from error
+
+
+def chosen_scale(options: argparse.Namespace, scan: "Scan") -> "Scale":
+    """The scale that a reading command means: the one it names, or the largest of the suite that the store holds.
+
+    Raises:
+        UsageError: Unknown suite or scale, or the store holds nothing of it.
+    """
+    from apo_bench.cli.selection import parse_scale
+    from apo_bench.suites import SUITES
+
+    if options.suite not in SUITES:
+        raise UsageError(f"unknown suite {options.suite!r}{did_you_mean(options.suite, SUITES)}")
+    held = scan.scales(options.suite)
+    if not held:
+        raise UsageError(f"no results of suite {options.suite!r} in {options.store}; run it first")
+    scale = parse_scale(options.scale) if options.scale else held[-1]
+    if scale not in held:
+        raise UsageError(
+            f"no results of suite {options.suite!r} at scale {str(scale)!r} in {options.store}; "
+            f"there are: {', '.join(held)}"
+        )
+    return scale

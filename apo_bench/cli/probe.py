@@ -1,0 +1,76 @@
+"""``apo-bench probe``: what a step of each competitor costs, side by side."""
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from apo_bench.cli.options import add_json, add_selection, add_store, chosen_device, set_damaged_aside
+from apo_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from apo_bench.session.probe import ProbeSettings
+
+HELP = "measure what a step of each competitor costs, side by side; leaderboards then show it"
+DESCRIPTION = (
+    "Measure what a step of each competitor of a suite costs: all of a cell in one process, every kind of step in "
+    "interleaved rounds, in several processes one after the other, as a ratio to SGDm's step with its interval over "
+    "processes. Nothing else should run meanwhile. Cells that stand already, without a doubt, are not measured again."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_selection(parser)
+    parser.add_argument("--processes", type=int, default=5, metavar="N", help="processes a cell (default 5)")
+    parser.add_argument("--rounds", type=int, default=10, metavar="N", help="rounds in each process (default 10)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores, as `run` has them)")
+    parser.add_argument("--again", action="store_true", help="measure anew what stands already")
+    add_json(parser)
+    add_store(parser)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Measure cell by cell."""
+    from apo_bench.cli.selection import known, parse_scale, select
+    from apo_bench.execution.process import start_fork_server
+    from apo_bench.records.spec import Device, Scale
+    from apo_bench.session.probe import ProbeSession, refuse_beside_runs
+    from apo_bench.store.store import Store
+
+    _check_counts(options)
+    options.epochs, options.seeds = (1.0 if options.tasks else None), None  # a step costs the same in any budget
+    if options.device is not None:
+        known(options.device, [str(device) for device in Device], "device")
+    suite = select(options, parse_scale(options.scale) if options.scale else Scale.LOCAL)
+    store = Store(options.store, create=True)
+    scan = store.scan()
+    set_damaged_aside(store, scan)
+    context = start_fork_server()
+    device = chosen_device(options)
+    if options.scale is None and device is Device.CUDA:
+        suite = select(options, Scale.PAPER)
+    with store.probing(device, patience=1.0) as alone:
+        if not alone:
+            raise UsageError(f"another probe of {options.store} is measuring on {device}; wait for it")
+        refuse_beside_runs(store, device)
+        return ProbeSession(_settings(options), store, scan, device, context).carry_out(suite)
+
+
+def _settings(options: argparse.Namespace) -> "ProbeSettings":
+    from apo_bench.session.probe import ProbeSettings
+
+    return ProbeSettings(
+        threads=options.threads or max(1, os.cpu_count() or 1),
+        processes=options.processes,
+        rounds=options.rounds,
+        compile=options.compile,
+        again=options.again,
+        output_is_data=options.json,
+    )
+
+
+def _check_counts(options: argparse.Namespace) -> None:
+    for name in ("processes", "rounds", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value} is not possible; give 1 or more")

@@ -1,0 +1,73 @@
+"""``apo-bench report``: the leaderboard of what is in the store."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apo_bench.cli.options import add_store, chosen_scale, warn_of_unreadable, write
+from apo_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from apo_bench.records.run import RunRecord
+    from apo_bench.records.spec import Scale
+
+
+HELP = "print the leaderboard of what is in the store"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--suite", required=True, metavar="NAME", help="see `apo-bench list suites`")
+    parser.add_argument("--scale", metavar="SCALE", help="smoke, local or paper; by default the largest there is")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the Markdown page to FILE instead")
+    parser.add_argument(
+        "--figures",
+        type=Path,
+        metavar="FOLDER",
+        help="also draw the curves and learning rates of every task into FOLDER, as PNG and SVG",
+    )
+    add_store(parser)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Print or write the page."""
+    from apo_bench.evidence.leaderboard import leaderboard
+    from apo_bench.render.leaderboard import leaderboard_markdown
+    from apo_bench.store.store import Store
+
+    scan = Store(options.store).scan()
+    warn_of_unreadable(scan)
+    scale = chosen_scale(options, scan)
+    records = scan.of(options.suite, scale)
+    page = leaderboard_markdown(leaderboard(options.suite, scale, records, scan.probes))
+    if options.output is None:
+        print(page)
+    else:
+        write(options.output, page.encode())
+        print(options.output)
+    if options.figures is not None:
+        for path in _draw(options, scale, records):
+            print(path, file=sys.stderr if options.output is None else sys.stdout)
+    return 0
+
+
+def _draw(options: argparse.Namespace, scale: "Scale", records: "Sequence[RunRecord]") -> Iterator[Path]:
+    """Write every figure, whole or not at all.
+
+    Raises:
+        UsageError: The folder cannot be made or written, or a name in a record is not fit for a file name.
+    """
+    from apo_bench.render.figures import drawings
+
+    folder: Path = options.figures
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {folder} ({error.strerror}); name another folder with --figures") from error
+    for drawing in drawings(options.suite, scale, records):
+        for ending, data in (("png", drawing.png), ("svg", drawing.svg)):
+            path = folder / f"{drawing.name}.{ending}"
+            write(path, data, option="--figures")
+            yield path

@@ -1,0 +1,167 @@
+"""``apo-bench run``: run a suite and keep its leaderboard up to date."""
+
+import argparse
+import math
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from apo_bench.cli.options import (
+    add_json,
+    add_selection,
+    add_store,
+    chosen_device,
+    set_damaged_aside,
+    warn_of_unreadable,
+)
+from apo_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from apo_bench.planning.plan import Plan
+    from apo_bench.records.spec import Device
+    from apo_bench.store.store import Store
+
+
+HELP = "run a suite; re-issue the command to continue where it stopped"
+DESCRIPTION = (
+    "Run a suite and keep its leaderboard up to date. Where an optimizer has a grid, its values are tried first, on a "
+    "seed of their own, and the best by validation is run. Finished runs are reused; Ctrl-C lets the runs in flight "
+    "finish, twice stops at once, and the same command continues."
+)
+_CONSENT_SECONDS = 3600.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_selection(parser)
+    parser.add_argument("--epochs", type=float, metavar="N", help="this budget on every task")
+    parser.add_argument("--seeds", metavar="0,1,4-6", help="these seeds on every task")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default 1)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads a run (default: all cores, shared among workers)"
+    )
+    parser.add_argument(
+        "--checkpoint-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="save runs in flight this often (default 60)",
+    )
+    parser.add_argument("--wandb", action="store_true", help="follow the runs in W&B, in a process of its own")
+    parser.add_argument(
+        "--plan", action="store_true", help="print what would be run and what each cell costs, and stop"
+    )
+    parser.add_argument(
+        "--gpu-tflops",
+        type=float,
+        default=20.0,
+        metavar="N",
+        help="sustained TFLOP/s assumed in the estimate of GPU hours (default 20)",
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask before hours of work")
+    add_json(parser)
+    add_store(parser)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Plan, run, publish."""
+    from apo_bench.cli.selection import known, parse_scale, select
+    from apo_bench.execution.process import start_fork_server
+    from apo_bench.plugins.registry import optimizers, tasks
+    from apo_bench.records.spec import Device, Scale
+    from apo_bench.store.scan import Scan
+    from apo_bench.store.store import Store
+
+    _check_counts(options)
+    if options.device is not None:
+        known(options.device, [str(device) for device in Device], "device")
+    likely = parse_scale(options.scale) if options.scale else Scale.LOCAL
+    suite = select(options, likely)  # before torch is imported: a typo answers at once
+    store = None if options.plan else Store(options.store, create=True)
+    held = store or (Store(options.store) if (options.store / "runs").is_dir() else None)
+    scan = held.scan() if held else Scan({}, ())
+    if store:
+        set_damaged_aside(store, scan)
+        start_fork_server()
+    else:
+        warn_of_unreadable(scan)
+    device = chosen_device(options)
+    if options.scale is None and device is Device.CUDA:
+        suite = select(options, Scale.PAPER)
+
+    from apo_bench.cli.plan import print_costs, print_json, print_plan
+    from apo_bench.planning.plan import plan
+    from apo_bench.session.live import LiveLeaderboard
+    from apo_bench.session.run import RunSession, RunSettings, warn_of_ends
+
+    def look(scan: Scan, *, after_tuning: bool) -> "Plan":
+        return plan(suite, device, tasks(), optimizers(), scan, compile=options.compile, after_tuning=after_tuning)
+
+    planned = look(scan, after_tuning=False)
+    threads = options.threads or max(1, (os.cpu_count() or 1) // options.workers)
+    if options.json:
+        print_json(planned, options)
+    else:
+        print_plan(planned, device, options, threads)
+        if options.plan or suite.scale is Scale.PAPER:
+            print_costs(planned, options)
+    for line in planned.unavailable:
+        print(f"apo-bench: {line}", file=sys.stderr)
+    warn_of_ends(planned.searches)
+    if store is None:
+        return 0
+    _refuse_beside_a_probe(store, device)
+    _ask(planned, options)
+    settings = RunSettings(
+        workers=options.workers,
+        threads=threads,
+        checkpoint_seconds=options.checkpoint_every,
+        wandb=options.wandb,
+        output_is_data=options.json,
+    )
+    live = LiveLeaderboard(store, planned, scan.probes)
+    return RunSession(settings, store, live, lambda: look(store.scan(), after_tuning=True)).carry_out(planned)
+
+
+def _refuse_beside_a_probe(store: "Store", device: "Device") -> None:
+    """Leave a probe the device to itself.
+
+    Raises:
+        UsageError: One is measuring.
+    """
+    with store.probing(device, patience=1.0) as free:
+        if not free:
+            raise UsageError(
+                f"a probe of {store.path} is measuring on {device}, and runs would disturb it; wait until it is done"
+            )
+
+
+def _check_counts(options: argparse.Namespace) -> None:
+    for name in ("workers", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value} is not possible; give 1 or more")
+    if not 0 < options.gpu_tflops < math.inf:
+        raise UsageError(f"--gpu-tflops {options.gpu_tflops:g} is not possible; give a number above 0")
+    if not options.checkpoint_every >= 0:
+        raise UsageError(f"--checkpoint-every {options.checkpoint_every:g} is not possible; give 0 or more seconds")
+
+
+def _ask(plan: "Plan", options: argparse.Namespace) -> None:
+    """Have hours of work confirmed.
+
+    Raises:
+        UsageError: There is nobody to ask, or the answer is no.
+    """
+    from apo_bench.records.spec import Scale
+    from apo_bench.text import duration
+
+    total = plan.expected_seconds
+    long = plan.suite.scale is Scale.PAPER if total is None else total / options.workers > _CONSENT_SECONDS
+    if not plan.pending or not long or options.yes:
+        return
+    time = "hours" if total is None else f"about {duration(total / options.workers)}"
+    if not sys.stdin.isatty():
+        raise UsageError(f"this takes {time}; give --yes to start it, or --plan to look at it")
+    if input(f"This takes {time}. Start? [y/N] ").strip().lower() not in {"y", "yes"}:
+        raise UsageError("not started; give fewer --tasks, --seeds or --epochs, or a smaller --scale")

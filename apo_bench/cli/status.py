@@ -1,0 +1,76 @@
+"""``apo-bench status``: what a store holds and what is in flight."""
+
+import argparse
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from apo_bench.cli.options import add_json, add_store, warn_of_unreadable
+
+if TYPE_CHECKING:
+    from apo_bench.store.scan import Scan
+    from apo_bench.store.store import Active
+
+
+HELP = "what the store holds, what is in flight, what waits to be continued"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_json(parser)
+    add_store(parser)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Print the counts and the runs in flight."""
+    from tabulate import tabulate
+
+    from apo_bench.store.store import Store
+
+    store = Store(options.store)
+    scan = store.scan()
+    warn_of_unreadable(scan)
+    suites = _suites(scan)
+    active = [_active(run) for run in store.active()]
+    if options.json:
+        print(json.dumps({"suites": suites, "active": active}, indent=2))
+        return 0
+    print(tabulate(suites, headers="keys") if suites else f"{options.store} holds no finished run")
+    for run in active:
+        place = f"step {run['step']}" + (f" of {run['steps']}" if run["steps"] else "")
+        print(f"{'running' if run['running'] else 'waits to be continued'}: {run['run']}, {place}")
+    return 0
+
+
+def _suites(scan: "Scan") -> list[dict[str, Any]]:
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for record in scan.newest().values():
+        kind = type(record.outcome).__name__.lower()
+        counts.setdefault((record.suite, str(record.scale)), Counter())[kind] += 1
+    return [
+        {
+            "suite": suite,
+            "scale": scale,
+            "results": sum(count[kind] for kind in ("exhausted", "reached", "diverged")),
+            "diverged": count["diverged"],
+            "failed": sum(count[kind] for kind in ("crashed", "outofmemory")),
+            "interrupted": count["interrupted"],
+        }
+        for (suite, scale), count in sorted(counts.items())
+    ]
+
+
+def _active(run: "Active") -> dict[str, Any]:
+    from apo_bench.records.events import Evaluated, Progress, Started
+    from apo_bench.store.scan import read_events
+
+    step, steps = 0, None
+    for event in read_events(run.folder)[0]:
+        match event:
+            case Started():
+                steps = event.steps
+            case Progress():
+                step = event.step
+            case Evaluated():
+                step = event.point.step
+    return {"run": run.intent.spec.title, "running": run.running, "step": step, "steps": steps}

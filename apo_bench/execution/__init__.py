@@ -1,0 +1,1 @@
+"""Work becomes records: isolated processes."""

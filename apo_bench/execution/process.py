@@ -1,0 +1,68 @@
+"""Processes of runs and probes: the server that they are forked from, their device, their output and their end."""
+
+import faulthandler
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import threading
+from multiprocessing import parent_process
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+from apo_bench.records.spec import Device
+
+
+def start_fork_server() -> ForkServerContext:
+    """Start the server that imports torch, in the background, so that the first run need not wait for it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["apo_bench.execution.worker"])
+    multiprocessing.forkserver.ensure_running()
+    return context
+
+
+def open_device(kind: Device, slot: int) -> "torch.device":
+    """The device of a worker, with deterministic algorithms; before CUDA has started."""
+    import torch
+
+    if kind is Device.CPU:
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; makes it deterministic
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # else every copy and cast pays for a fill before it
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # a property of the module
+    torch.backends.cudnn.benchmark = False
+    device = torch.device("cuda", slot % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def last_line(error: BaseException) -> str:
+    """An error in one line, for a record."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+
+
+def redirect_output(path: Path) -> None:
+    """Send what this process prints, C code and crash dumps included, to a file of its own."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    faulthandler.enable()
+
+
+def die_with_parent() -> None:
+    """End this process when the command that asked for it is gone, even by SIGKILL."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watch-parent").start()

@@ -1,1 +1,0 @@
-"""Run many runs: isolated processes on this machine."""

@@ -1,0 +1,1 @@
+"""Names to factories: how optimizers, tasks and metrics enter."""

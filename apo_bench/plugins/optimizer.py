@@ -1,0 +1,113 @@
+"""How an optimizer enters the race: its hyperparameters as a frozen dataclass, and one factory."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.records.spec import Precision, Scalar
+
+if TYPE_CHECKING:
+    from apo_bench.problem.problem import Problem
+    from apo_bench.problem.rule import UpdateRule
+
+
+def resolve_hyperparameters(
+    hyperparameters: type[Any], overrides: Mapping[str, Scalar], *, optimizer: str
+) -> dict[str, Scalar]:
+    """Write out all hyperparameters of a competitor: its defaults with ``overrides`` on top.
+
+    Numbers take the type of the default they replace (``lr=1`` becomes ``1.0``), so that equal settings have
+    equal run identities.
+
+    Args:
+        hyperparameters: The competitor's frozen dataclass.
+        overrides: Values by field name.
+        optimizer: The competitor's name, for the message.
+
+    Raises:
+        UsageError: An override names no field, or its value has the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(hyperparameters)}
+    for name in overrides:
+        if name not in fields:
+            raise UsageError(f"optimizer {optimizer!r} has no hyperparameter {name!r}{did_you_mean(name, fields)}")
+    resolved: dict[str, Scalar] = {}
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING:
+            raise UsageError(f"optimizer {optimizer!r}: hyperparameter {name!r} has no default; declare one")
+        resolved[name] = _as_type_of(field.default, overrides.get(name, field.default), f"{optimizer}.{name}")
+    return resolved
+
+
+def _as_type_of(default: Scalar, value: Scalar, where: str) -> Scalar:
+    if isinstance(default, bool) or default is None or isinstance(default, str):
+        fits = default is None or type(value) is type(default)
+    elif isinstance(default, float):
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        value = float(value) if fits and value is not None else value
+    else:
+        fits = isinstance(value, int) and not isinstance(value, bool)
+    if not fits:
+        raise UsageError(f"{where} = {value!r}: expected {type(default).__name__}, like the default {default!r}")
+    return value
+
+
+H = TypeVar("H")
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """The declared search range of a hyperparameter, bounds included.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        log: Whether the scale is logarithmic.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an empty range."""
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"{self} is no range")
+
+
+def hyperparameter(default: Any, *, search: Search | None = None, symbol: str = "") -> Any:
+    """Declare a field of a hyperparameter dataclass.
+
+    Args:
+        default: Declared default, a scalar.
+        search: Range in which tuning may look; `None` keeps it fixed.
+        symbol: The paper's symbol.
+
+    Returns:
+        A dataclass field.
+    """
+    return dataclasses.field(default=default, metadata={"search": search, "symbol": symbol})
+
+
+@dataclasses.dataclass(frozen=True)
+class Competitor(Generic[H]):
+    """An optimizer as the harness knows it; an entry point in group ``apo_bench.optimizers`` names one.
+
+    Attributes:
+        hyperparameters: Frozen dataclass made of `hyperparameter` fields; its docstring's first line is the
+            competitor's title.
+        build: Makes the update rule for a problem.
+        reference: Where the method is published.
+        in_precision: Defaults that differ in some precision, by field name; for example an ε that 16 bit can hold.
+    """
+
+    hyperparameters: type[H]
+    build: Callable[["Problem", H], "UpdateRule"]
+    reference: str = ""
+    in_precision: Mapping[Precision, Mapping[str, Scalar]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """First line of the hyperparameters' docstring."""
+        return (self.hyperparameters.__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,105 @@
+"""Names to factories: tasks and optimizers enter through entry points, ours like a stranger's.
+
+Listing names reads only the metadata of installed distributions; a plugin is imported when it is used.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.records.spec import check_name
+
+TASKS = "apo_bench.tasks"
+OPTIMIZERS = "apo_bench.optimizers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Registered:
+    """One registered name.
+
+    Attributes:
+        name: What the user types.
+        module: Module that defines it.
+        distribution: Installed distribution that brought it.
+        version: That distribution's version.
+    """
+
+    name: str
+    module: str
+    distribution: str
+    version: str
+    entry_point: EntryPoint = dataclasses.field(repr=False)
+
+    @property
+    def attribute(self) -> str:
+        """What the module calls it."""
+        return self.entry_point.attr
+
+    def load(self) -> Any:
+        """Import the object.
+
+        Raises:
+            UsageError: The plugin fails to import.
+        """
+        try:
+            return self.entry_point.load()
+        except Exception as error:
+            raise UsageError(
+                f"{self.name!r} from {self.distribution} {self.version} fails to import "
+                f"({type(error).__name__}: {error}); mend or uninstall that distribution"
+            ) from error
+
+
+class Registry:
+    """The registered names of one entry-point group.
+
+    Raises:
+        UsageError: Two distributions register one name, or a name is unfit for files and tables.
+    """
+
+    def __init__(self, group: str, found: Iterable[EntryPoint] | None = None) -> None:
+        self.kind = {TASKS: "task", OPTIMIZERS: "optimizer"}[group]
+        self._by_name: dict[str, Registered] = {}
+        for point in entry_points(group=group) if found is None else found:
+            distribution = point.dist
+            new = Registered(
+                name=check_name(point.name, self.kind),
+                module=point.module,
+                distribution=distribution.name if distribution else "unknown",
+                version=distribution.version if distribution else "unknown",
+                entry_point=point,
+            )
+            old = self._by_name.get(new.name)
+            if old is not None and (old.distribution, old.module) != (new.distribution, new.module):
+                raise UsageError(
+                    f"{self.kind} {new.name!r} is registered by both {old.distribution} and "
+                    f"{new.distribution}; uninstall one or rename"
+                )
+            self._by_name[new.name] = new
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self._by_name))
+
+    def __getitem__(self, name: str) -> Registered:
+        """Look a name up.
+
+        Raises:
+            UsageError: Unknown name; the message suggests one.
+        """
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise UsageError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._by_name)}") from None
+
+
+def tasks() -> Registry:
+    """All installed tasks."""
+    return Registry(TASKS)
+
+
+def optimizers() -> Registry:
+    """All installed optimizers."""
+    return Registry(OPTIMIZERS)

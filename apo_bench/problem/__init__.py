@@ -1,0 +1,1 @@
+"""What an update rule sees: usable without the harness."""

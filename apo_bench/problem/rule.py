@@ -1,0 +1,149 @@
+"""Update rules ready to use."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from apo_bench.data.examples import Batch
+from apo_bench.problem.problem import Problem
+
+
+class StepResult(NamedTuple):
+    """What a step reports.
+
+    Attributes:
+        loss: Detached loss of the batch before the step.
+        applied: False when a scaled gradient overflowed and parameters, optimizer state and everything learned are
+            untouched.
+    """
+
+    loss: Tensor
+    applied: bool
+
+
+class UpdateRule(Protocol):
+    """Anything that can take a step on a `Problem`.
+
+    A rule whose learning rate follows a schedule also has ``scale_learning_rate(factor: float) -> None``
+    (`Schedulable`); without it, only a constant schedule is accepted. A rule that computes something in float32 where
+    parameters are stored in 16 bit names it in an attribute ``computes_in_fp32: tuple[str, ...]``, for the record; what
+    its state holds in float32 is seen from `state_tensors`.
+    """
+
+    def step(self, batch: Batch) -> StepResult:
+        """Update the model's parameters in place from one batch."""
+        ...
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """While active the model holds the parameters as they should be judged (averages, for some)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        ...
+
+    def state_tensors(self) -> Mapping[str, Iterable[Tensor]]:
+        """Tensors held beside parameters and gradients, by purpose, for exact byte counts."""
+        ...
+
+
+class Observable(Protocol):
+    """An update rule that says something of itself at every point of the curve."""
+
+    def readings(self) -> Mapping[str, float]:
+        """Numbers by name."""
+        ...
+
+
+class Periodic(Protocol):
+    """An update rule some of whose steps do more than others: estimate curvature, invert it, adapt what is learned.
+
+    With it costs are measured a kind of step at a time and composed by their frequencies; without it every step counts
+    as alike.
+
+    Attributes:
+        steps: Steps taken. It may be set: a step at ``steps`` = t does what is due at t.
+        intervals: By the name of what is done, the number of steps between two times; due where it divides ``steps``.
+    """
+
+    steps: int
+
+    @property
+    def intervals(self) -> Mapping[str, int]:
+        """Intervals by name, for example ``{"meta": 10}``."""
+        ...
+
+
+class Schedulable(Protocol):
+    """An update rule whose learning rate can follow a schedule."""
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Use ``factor`` times the declared learning rate from now on."""
+        ...
+
+
+class TorchRule:
+    """Any `torch.optim.Optimizer` as an update rule.
+
+    Args:
+        problem: What is minimized.
+        optimizer: Holds some or all of the problem's parameters.
+    """
+
+    def __init__(self, problem: Problem, optimizer: torch.optim.Optimizer) -> None:
+        self.problem = problem
+        self.optimizer = optimizer
+        self._base_rates = [group["lr"] for group in optimizer.param_groups]
+
+    def step(self, batch: Batch) -> StepResult:
+        """Forward, backward, update; nothing is updated when a scaled gradient overflowed."""
+        problem = self.problem
+        loss = problem.loss(problem.outputs(batch), batch)
+        gradients = problem.gradients(loss)
+        if gradients.finite:
+            with problem.phase("update"):
+                for parameter, gradient in zip(problem.parameters, gradients.values, strict=True):
+                    parameter.grad = gradient
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(loss.detach(), gradients.finite)
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Use ``factor`` times the learning rate each parameter group was made with."""
+        for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * factor
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """The parameters are judged as they are."""
+        return contextlib.nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        self.optimizer.load_state_dict(state)
+
+    def state_tensors(self) -> Mapping[str, Iterable[Tensor]]:
+        """All tensors in the optimizer's state."""
+        return {"optimizer": list(tensors_in(self.optimizer.state))}
+
+
+def tensors_in(state: Any) -> Iterator[Tensor]:
+    """All tensors in nested mappings and sequences of state; some optimizers keep lists of factors."""
+    if torch.is_tensor(state):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from tensors_in(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from tensors_in(value)

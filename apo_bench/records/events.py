@@ -1,0 +1,61 @@
+"""What a run says while it runs, one line an event."""
+
+import msgspec
+
+from apo_bench.records.spec import Frozen
+
+
+class CurvePoint(Frozen, frozen=True):
+    """One evaluation during training.
+
+    Attributes:
+        step: Optimizer steps taken.
+        epoch: The same in passes over the training set.
+        seconds: Training clock: evaluation, data preparation and warm-up excluded.
+        train_loss: Mean over the steps since the previous point.
+        validation_loss: Mean over the validation set.
+        validation: The task's metric on the validation set.
+        learning_rate_factor: The schedule's factor at this step.
+        readings: What the update rule says of itself: a learned rate, a count of meta-updates.
+    """
+
+    step: int
+    epoch: float
+    seconds: float
+    train_loss: float
+    validation_loss: float
+    validation: float
+    learning_rate_factor: float
+    readings: dict[str, float] = {}  # noqa: RUF012 - msgspec copies it
+
+
+class Started(Frozen, frozen=True, tag="started"):
+    """The run's process is ready to train ``steps`` steps."""
+
+    steps: int
+
+
+class Progress(Frozen, frozen=True, tag="progress"):
+    """A sign of life between evaluations."""
+
+    step: int
+    train_loss: float | None
+
+
+class Evaluated(Frozen, frozen=True, tag="evaluated"):
+    """A new point of the curve."""
+
+    point: CurvePoint
+
+
+Event = Started | Progress | Evaluated
+
+
+def decode_event(line: bytes) -> Event:
+    """Read one line of an event file.
+
+    Raises:
+        ValueError: Damaged.
+    """
+    event: Event = msgspec.json.decode(line, type=Event)
+    return event

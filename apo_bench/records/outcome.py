@@ -1,0 +1,72 @@
+"""How a run ended: a type for each way, so that no reader compares words."""
+
+from apo_bench.records.spec import Frozen
+
+
+class Exhausted(Frozen, frozen=True, tag="exhausted"):
+    """The run used its whole budget (and no target was declared or reached)."""
+
+
+class Reached(Frozen, frozen=True, tag="reached"):
+    """The run used its whole budget and reached the validation target on the way, first at ``step``."""
+
+    step: int
+    target: float
+
+
+class NonFinite(Frozen, frozen=True):
+    """The first tensor of a diverged run that held a number that is not finite.
+
+    Attributes:
+        step: Step in which it appeared, counted from 1; after evaluation, steps taken before it.
+        tensor: Which: ``activation conv1``, ``loss``, ``gradient fc.weight``, ``state meta 3``, ``parameter
+            fc.weight`` or ``buffer norm.running_var``; activations by the module that made them, gradients of other
+            streams than the base with its name, as in ``gradient fc.weight (meta)``.
+        dtype: Its number format, for example ``float16``.
+    """
+
+    step: int
+    tensor: str
+    dtype: str
+
+
+class Diverged(Frozen, frozen=True, tag="diverged"):
+    """A loss stopped being finite, or loss scaling gave up, at ``step``.
+
+    Attributes:
+        step: Step whose loss was the first that was not finite, or the first that was skipped, counted from 1.
+        reason: What stopped being finite.
+        first: Where it began; `None` where a second look did not find it.
+    """
+
+    step: int
+    reason: str
+    first: NonFinite | None = None
+
+    @property
+    def message(self) -> str:
+        """What stopped being finite, and where that began, in a line."""
+        if self.first is None:
+            return self.reason
+        return f"{self.reason}: first `{self.first.tensor}` ({self.first.dtype}) at step {self.first.step}"
+
+
+class OutOfMemory(Frozen, frozen=True, tag="out-of-memory"):
+    """The device or the host had no memory left."""
+
+    message: str
+
+
+class Crashed(Frozen, frozen=True, tag="crashed"):
+    """The run's process died or raised; ``message`` is its last line."""
+
+    message: str
+
+
+class Interrupted(Frozen, frozen=True, tag="interrupted"):
+    """The user stopped the run."""
+
+
+Outcome = Exhausted | Reached | Diverged | OutOfMemory | Crashed | Interrupted
+RESULTS = (Exhausted, Reached, Diverged)
+"""Outcomes that say something about the competitor; the others say something about the machine."""

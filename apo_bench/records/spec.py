@@ -1,0 +1,125 @@
+"""Frozen values that say what is to be run: cheap to import, hashed to a run's identity.
+
+``Suite`` says which competitors meet on which tasks; ``RunSpec`` says everything that determines one run's
+result (up to the code and the data, which the record's fingerprint holds). Nothing here imports torch.
+"""
+
+import hashlib
+import re
+from enum import StrEnum
+
+import msgspec
+
+from apo_bench.errors import UsageError
+from apo_bench.records.schedules import Constant, Schedule
+
+Scalar = bool | int | float | str | None
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+
+
+class Scale(StrEnum):
+    """How large the tasks of a suite are."""
+
+    SMOKE = "smoke"
+    LOCAL = "local"
+    PAPER = "paper"
+
+
+class Precision(StrEnum):
+    """The number formats a network is trained in; `apo_bench.problem.precision` says how."""
+
+    FP64 = "fp64"
+    FP32 = "fp32"
+    TF32 = "tf32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    PURE_BF16 = "pure-bf16"
+    PURE_FP16 = "pure-fp16"
+
+
+class Device(StrEnum):
+    """The kind of device; results of one kind are never taken for those of another."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all values that are written to a file and read back strictly."""
+
+
+class Budget(Frozen, frozen=True):
+    """How long a run trains.
+
+    Attributes:
+        epochs: Passes over the training set; a fraction is rounded up to whole steps.
+    """
+
+    epochs: float
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole run, at least 1."""
+        return max(1, -int(-self.epochs * steps_per_epoch // 1))
+
+
+class OptimizerSpec(Frozen, frozen=True, omit_defaults=True):
+    """A competitor by its registered name, with every hyperparameter written out.
+
+    Attributes:
+        name: Registered name, for example ``"sgdm"``.
+        hyperparameters: All of them, defaults included, so that a changed default is a new run.
+        schedule: Factor on the learning rate over the run.
+    """
+
+    name: str
+    hyperparameters: dict[str, Scalar]
+    schedule: Schedule = Constant()
+
+    def __hash__(self) -> int:
+        """Equal values have equal hashes, in whatever order their hyperparameters stand."""
+        return hash((self.name, frozenset(self.hyperparameters.items()), self.schedule))
+
+
+class RunSpec(Frozen, frozen=True, omit_defaults=True):
+    """Everything that determines one run, apart from code and data.
+
+    Fields at their defaults stay out of the file and of the identity, so that a field added later leaves the identity
+    of old runs alone.
+    """
+
+    task: str
+    optimizer: OptimizerSpec
+    precision: Precision
+    seed: int
+    budget: Budget
+    device: Device
+    compile: bool = False
+
+    @property
+    def run_id(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the canonical JSON form.
+
+        Canonical is what a reader of the file has: there ``epochs=1`` is ``1.0``.
+        """
+        read = msgspec.json.decode(msgspec.json.encode(self), type=RunSpec)
+        canonical = msgspec.json.encode(read, order="deterministic")
+        return hashlib.sha256(canonical).hexdigest()[:16]
+
+    @property
+    def title(self) -> str:
+        """One readable line, for progress and messages."""
+        return f"{self.task} {self.optimizer.name} {self.precision} seed {self.seed}"
+
+
+def check_name(name: str, kind: str) -> str:
+    """Return ``name`` when it is fit for file names, tables and command lines.
+
+    Raises:
+        UsageError: It is empty, long, or has other characters than a-z, 0-9, dot, dash and underscore.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{kind} name {name!r} is not usable; use up to 80 of a-z, 0-9, '.', '-' and '_', letter or digit first"
+        )
+    return name

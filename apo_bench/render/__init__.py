@@ -1,0 +1,1 @@
+"""Statements as text and pictures. Rendering only: every number comes in finished."""

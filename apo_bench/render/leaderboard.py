@@ -1,0 +1,299 @@
+"""Leaderboards as Markdown and as plain tables. Rendering only: every number comes in finished."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from tabulate import tabulate
+
+from apo_bench.evidence.intervals import Interval
+from apo_bench.evidence.leaderboard import Leaderboard, Row, Section
+from apo_bench.records.cell import REFERENCE
+from apo_bench.text import quantity
+
+_DASH = "–"
+
+_Column = tuple[str, Callable[[Row], str]]
+
+
+def leaderboard_markdown(board: Leaderboard) -> str:
+    """Render a whole leaderboard as a Markdown page."""
+    lines = [
+        f"# Leaderboard: {board.suite}, scale {board.scale}",
+        "",
+        _progress(board),
+        "",
+    ]
+    for section in board.sections:
+        lines += [
+            f"## {escaped(section.task)} on {section.device}{section.budget}",
+            "",
+            _facts(section),
+            "",
+            _table(section, _columns(section), "pipe"),
+            "",
+        ]
+    if board.tuned:
+        lines += ["## Tuning", "", *(f"- {escaped(one.line)}" for one in board.tuned), ""]
+    if board.diverged:
+        lines += ["## Diverged runs", ""]
+        lines += [f"- {escaped(title)}: {escaped(message)}" for title, message in board.diverged]
+        lines.append("")
+    if board.failures:
+        lines += ["## Runs without a result", ""]
+        lines += [f"- {escaped(title)}: {escaped(message)}" for title, message in board.failures]
+        lines.append("")
+    doubts = _doubts(board)
+    if doubts:
+        lines += ["## Doubtful measurements", "", *(f"- {escaped(doubt)}" for doubt in doubts), ""]
+    rows = [row for section in board.sections for row in section.rows]
+    parts = [
+        (_LEGEND, True),
+        (_LEGEND_PROBE, any(row.step for row in rows)),
+        (_LEGEND_TARGET, any(row.reached for row in rows)),
+        (_LEGEND_TUNING, bool(board.tuned)),
+        (_LEGEND_REPORTED, any(map(_has_reported, board.sections))),
+    ]
+    legend = "\n".join(text.rstrip("\n") for text, shown in parts if shown)
+    lines += ["## How to read this", "", legend, ""]
+    if board.machines:
+        lines += ["Made on:", ""]
+        lines += [f"- {escaped(machine)}" for machine in board.machines]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def leaderboard_text(board: Leaderboard) -> str:
+    """Render the main columns for a terminal."""
+    parts = [
+        f"{section.task} on {section.device}{section.budget}\n"
+        + _table(section, _columns(section, compact=True), "simple")
+        for section in board.sections
+    ]
+    key = (
+        "± is a 95 % interval over the n seeds; * marks a paired difference whose simultaneous 95 % interval excludes 0"
+    )
+    chosen = ["\n".join(["tuning", *(f"  {one.line}" for one in board.tuned)])] if board.tuned else []
+    return "\n\n".join([*parts, *chosen, key, _progress(board)])
+
+
+_LEGEND = f"""\
+- The score is the metric on the **test** set, evaluated once, after the last step of a fixed budget; every competitor
+  of a task gets the same epochs, initial weights and batches. *best validation* is the best point of the
+  validation curve, for orientation only.
+- **±** is the half-width of a 95 % t interval over seeds; n counts the seeds. A row with n = 1 has no interval
+  and says nothing about the order.
+- *vs. {REFERENCE}* is the mean difference to {REFERENCE} in the same precision, paired by seed, with simultaneous 95 %
+  intervals over the task's table (Bonferroni). **Bold** where the interval excludes zero: only there is a
+  difference claimed.
+- *training loss* is the last point of the training curve, a mean over the steps since the point before; ± as above.
+- *skipped* counts the steps that loss scaling skipped because a gradient overflowed.
+- A cell with a diverged run shows how many diverged and no mean. *Diverged runs* names the step at which
+  that was seen and, where a second look found it, the first tensor that held a number that is not finite.
+- *emulated*: 16-bit products were computed in float32 from 16-bit values and rounded on output; scores are those of
+  16 bit, costs are not and stay empty.
+- *ms/step* and *training* are this machine's own clock during the run, without evaluation and without drawing batches;
+  *memory* is the peak of the run's process (CPU) or of the allocator (CUDA) while it trains; *state* counts the bytes
+  an optimizer keeps between steps; *overhead* is the share of *training* that curvature, inverses and meta-updates
+  took; *FLOPs/step* are counted, exactly, over a whole cycle of the optimizer's intervals, elementwise work left out.\
+"""
+_LEGEND_PROBE = f"""\
+- *step / {REFERENCE}* was measured apart, by `apo-bench probe`: all optimizers side by side in interleaved rounds, each
+  kind of step by itself, composed by how often it occurs; ± is the half-width of a 95 % interval over processes. A
+  question mark stands behind a measurement with a reason to doubt it, listed under *Doubtful measurements*. Runs whose
+  own step differs from the probed one by more than a quarter are left out of *ms/step* and *training*, and counted.\
+"""
+_LEGEND_TARGET = """\
+- *to target*: steps until the validation metric first reached the task's target, a median over the seeds where all
+  reached it, and that number times the probed step; without a probe, by the runs' own clock.\
+"""
+_LEGEND_TUNING = """\
+- *Tuning*: each value of a grid was run on a seed of its own, which is in no table, with the task's budget, in the
+  row's precision and at a constant schedule. Chosen is the best mean of the validation metric over the last epoch's
+  evaluations; a diverged run never is, and the test set has no say. Beyond an end of the grid a better value may lie.\
+"""
+_LEGEND_REPORTED = """\
+- *reported [P]* is what the paper prints for this task and optimizer (Bae et al., 2022, arXiv 2203.00089): one number a
+  cell; no deviation and no count of seeds is given there, so no difference is claimed. Its 16-bit numbers stand beside
+  both pure 16-bit formats: which of them it used is not printed.\
+"""
+
+
+def _doubts(board: Leaderboard) -> list[str]:
+    """Reasons to doubt a probe's numbers, each once, with those whom it concerns."""
+    doubts: dict[tuple[str, str], list[str]] = {}
+    for section in board.sections:
+        for row in section.rows:
+            for flag in row.step.flags if row.step else ():
+                doubts.setdefault((section.task, flag), []).append(f"{row.competitor} {row.precision}")
+    return [f"{task}, {', '.join(names)}: {flag}" for (task, flag), names in doubts.items()]
+
+
+def _has_reported(section: Section) -> bool:
+    return any(row.reported is not None for row in section.rows)
+
+
+def _columns(section: Section, *, compact: bool = False) -> list[_Column]:
+    metric = section.facts.metric if section.facts else "score"
+    digits = _digits(metric)
+    reported: list[_Column] = [("reported [P]", lambda row: _number(row.reported, digits.value))]
+    columns: list[_Column] = [
+        ("optimizer", lambda row: row.competitor if compact else escaped(row.competitor)),
+        ("precision", lambda row: f"{row.precision} (emulated)" if row.emulated else str(row.precision)),
+        (f"test {metric}", lambda row: _score(row, digits)),
+        *(reported if _has_reported(section) else []),
+        ("n", _count),
+        (f"vs. {REFERENCE}", lambda row: _difference(row.versus_reference, digits, bold=not compact)),
+        ("epochs", lambda row: f"{row.epochs:g}"),
+        ("ms/step", lambda row: _number(row.step_ms, ".1f")),
+        *([(f"step / {REFERENCE}", _ratio)] if any(row.step for row in section.rows) else []),
+    ]
+    if compact:
+        return columns
+    return [
+        *columns,
+        ("training", _training),
+        *([("to target", _to_target)] if any(row.reached for row in section.rows) else []),
+        ("memory", lambda row: _size(row.peak_memory_bytes)),
+        ("state", lambda row: _size(row.state_bytes)),
+        *(
+            [("overhead", lambda row: _DASH if row.overhead is None else f"{100 * row.overhead:.1f} %")]
+            if any(row.overhead is not None for row in section.rows)
+            else []
+        ),
+        *(
+            [("FLOPs/step", lambda row: _DASH if row.flops_per_step is None else quantity(row.flops_per_step))]
+            if any(row.flops_per_step is not None for row in section.rows)
+            else []
+        ),
+        ("skipped", lambda row: str(row.skipped_steps)),
+        ("best validation", lambda row: _number(row.best_validation, digits.value)),
+        ("training loss", lambda row: _estimate(row.train_loss, _SIGNIFICANT)),
+    ]
+
+
+def _table(section: Section, columns: Sequence[_Column], form: str) -> str:
+    return tabulate(
+        [[render(row) for _, render in columns] for row in section.rows],
+        headers=[name for name, _ in columns],
+        tablefmt=form,
+        disable_numparse=True,
+        colalign=["left", "left", *["right"] * (len(columns) - 2)],
+    )
+
+
+def _facts(section: Section) -> str:
+    facts = section.facts
+    if facts is None:
+        return "No run is finished yet."
+    return (
+        f"{escaped(facts.model)} ({facts.parameters:,} parameters) on {escaped(facts.dataset)}: "
+        f"{facts.train_examples:,} training, {facts.validation_examples:,} validation and "
+        f"{facts.test_examples:,} test examples; batch {facts.batch_size}, {facts.steps_per_epoch} steps an epoch."
+    )
+
+
+def _progress(board: Leaderboard) -> str:
+    rows = [row for section in board.sections for row in section.rows]
+    done = sum(row.results for row in rows)
+    failed = sum(row.failed for row in rows)
+    planned = [row.planned for row in rows if row.planned is not None]
+    text = f"{done} of {sum(planned)} runs have a result" if planned else f"{done} runs have a result"
+    return f"{text}; {failed} failed." if failed else f"{text}."
+
+
+def _score(row: Row, digits: "_Digits") -> str:
+    if row.diverged:
+        return f"diverged {row.diverged} of {row.results}"
+    return _estimate(row.score, digits)
+
+
+def _ratio(row: Row) -> str:
+    """The probed ratio with its half-width; doubtful ones are marked."""
+    if row.step is None:
+        return _DASH
+    half_width = f" ± {_number(row.step.half_width, '#.2g')}" if row.step.half_width else ""
+    return f"{row.step.ratio:.2f}{half_width}{' ?' if row.step.flags else ''}"
+
+
+def _training(row: Row) -> str:
+    text = _duration(row.train_seconds)
+    return f"{text} ({row.disagreeing} of {row.results} left out)" if row.disagreeing else text
+
+
+def _to_target(row: Row) -> str:
+    """Steps, and the time they take: by the probe where there is one, else by the runs' own clock."""
+    if row.steps_to_target is None:
+        return f"{row.reached} of {row.results} reached it" if row.results else _DASH
+    composed = row.composed_target_seconds is not None
+    seconds = row.composed_target_seconds if composed else row.target_seconds
+    time = "" if seconds is None else f", {_duration(seconds)}{'' if composed else ' (own clock)'}"
+    return f"{row.steps_to_target:,.0f} steps{time}"
+
+
+def _count(row: Row) -> str:
+    pending = row.planned is not None and row.results < row.planned
+    count = f"{row.results} of {row.planned}" if pending else str(row.results)
+    return f"{count}, {row.failed} failed" if row.failed else count
+
+
+@dataclasses.dataclass(frozen=True)
+class _Digits:
+    """Format specifications of a value and of the half-width of its interval."""
+
+    value: str
+    half_width: str
+
+
+_FIXED = _Digits(".2f", ".2f")
+_SIGNIFICANT = _Digits("#.4g", "#.2g")
+"""Four digits, as a loss may be of any size; no more than two of an interval over a few seeds mean much."""
+
+
+def _digits(metric: str) -> _Digits:
+    """Hundredths where the unit is a point of a hundred, as in every published table of it."""
+    return _FIXED if "%" in metric or "BLEU" in metric else _SIGNIFICANT
+
+
+def _estimate(interval: Interval | None, digits: _Digits) -> str:
+    if interval is None:
+        return _DASH
+    mean = _number(interval.mean, digits.value)
+    return mean if interval.half_width is None else f"{mean} ± {_number(interval.half_width, digits.half_width)}"
+
+
+def _difference(interval: Interval | None, digits: _Digits, *, bold: bool) -> str:
+    if interval is None or interval.half_width is None:
+        return _DASH
+    text = f"{_number(interval.mean, '+' + digits.value)} ± {_number(interval.half_width, digits.half_width)}"
+    if interval.excludes_zero:
+        return f"**{text}**" if bold else f"{text} *"
+    return text
+
+
+def _number(value: float | None, form: str) -> str:
+    return _DASH if value is None else format(value, form).removesuffix(".")
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return _DASH
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"  # noqa: PLR2004
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return _DASH
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:  # noqa: PLR2004
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
+
+
+def escaped(text: str) -> str:
+    """Make a name or message harmless inside a table or a list: one line, no markup."""
+    flat = " ".join(text.split())
+    for character in "\\`*_[]<>|":
+        flat = flat.replace(character, f"\\{character}")
+    return flat

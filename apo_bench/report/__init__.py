@@ -1,1 +1,0 @@
-"""Rendering: statements to Markdown."""

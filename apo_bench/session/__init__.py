@@ -1,0 +1,1 @@
+"""One command carried out, without its words."""

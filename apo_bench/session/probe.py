@@ -1,0 +1,144 @@
+"""Probes of a suite, carried out cell by cell."""
+
+import dataclasses
+import json
+import sys
+from multiprocessing.context import ForkServerContext
+
+from apo_bench.errors import UsageError
+from apo_bench.evidence.step_costs import step_costs
+from apo_bench.execution.probe import ProbeFailedError, probe
+from apo_bench.planning.probe import PlannedProbe, planned_probes, standing
+from apo_bench.records.probe import ProbeRecord, assemble
+from apo_bench.records.run import now
+from apo_bench.records.spec import Device
+from apo_bench.records.suite import Suite
+from apo_bench.render.step_costs import step_cost_json, step_cost_table
+from apo_bench.store.scan import Scan
+from apo_bench.store.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeSettings:
+    """How probes are made.
+
+    Attributes:
+        threads: CPU threads.
+        processes: Processes a cell, one after the other.
+        rounds: Rounds in each.
+        compile: Whether models run through `torch.compile`.
+        again: Whether to measure what has a probe already.
+        output_is_data: Whether the standard output gets JSON, so that words go to the standard error.
+    """
+
+    threads: int
+    processes: int
+    rounds: int
+    compile: bool = False
+    again: bool = False
+    output_is_data: bool = False
+
+
+class ProbeSession:
+    """One command's probes.
+
+    Args:
+        settings: How they are made.
+        store: Takes the records.
+        scan: What it holds.
+        device: What is measured on; claimed by the caller.
+        context: The server that processes are forked from.
+    """
+
+    def __init__(
+        self, settings: ProbeSettings, store: Store, scan: Scan, device: Device, context: ForkServerContext
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.scan = scan
+        self.device = device
+        self.context = context
+        self.printed: list[dict[str, object]] = []
+        self.failures = 0
+
+    def carry_out(self, suite: Suite) -> int:
+        """Measure every cell of a suite; returns the exit status."""
+        settings = self.settings
+        found, remarks = planned_probes(
+            suite,
+            self.device,
+            self.scan,
+            threads=settings.threads,
+            processes=settings.processes,
+            rounds=settings.rounds,
+            compile=settings.compile,
+        )
+        self._tell(
+            f"suite {suite.name}, scale {suite.scale}, on {self.device}: {len(found)} cells, each {settings.processes} "
+            f"processes of {settings.rounds} rounds, {settings.threads} threads, store {self.store.path}"
+        )
+        for line in remarks:
+            self._tell(line)
+        for number, planned in enumerate(found, start=1):
+            names = " ".join(dict.fromkeys(optimizer.name for optimizer in planned.spec.competitors))
+            self._tell(f"\n{number} of {len(found)}: {planned.spec.title}: {names}")
+            self._make(planned)
+        if settings.output_is_data:
+            print(json.dumps({"probes": self.printed, "remarks": list(remarks)}, indent=2))
+        if not found:
+            print("apo-bench: nothing was measured; see above", file=sys.stderr)
+        return 1 if self.failures or not found else 0
+
+    def _make(self, planned: PlannedProbe) -> None:
+        record = None if self.settings.again else standing(planned, self.scan.probes)
+        if record is not None:
+            measured = record.finished_at[:16].replace("T", " ")
+            self._tell(f"already measured on {measured} UTC; use --again to re-measure")
+            self._show(record)
+            return
+        started_at = now()
+        try:
+            samples, environment = probe(
+                planned.spec, self.context, self.store.probe_output, lambda: refuse_beside_runs(self.store, self.device)
+            )
+        except ProbeFailedError as error:
+            self.failures += 1
+            print(f"apo-bench: {error}", file=sys.stderr)
+            return
+        record = assemble(planned.spec, samples, planned.fingerprints, environment, (started_at, now()))
+        self.store.keep_probe(record)
+        self._show(record)
+
+    def _show(self, record: ProbeRecord) -> None:
+        costs = step_costs(record)
+        self.printed.append(step_cost_json(record, costs))
+        if costs:
+            self._tell(step_cost_table(costs))
+        flags: dict[str, list[str]] = {}
+        for probed, cost in costs:
+            for flag in cost.flags:
+                flags.setdefault(flag, []).append(probed.optimizer.name)
+        for flag, names in flags.items():
+            everybody = len(names) == len(costs) and len(names) > 1
+            self._tell(f"doubtful{'' if everybody else ' (' + ', '.join(names) + ')'}: {flag}")
+        for left in record.omitted:
+            self.failures += 1
+            print(f"apo-bench: {record.spec.title}: {left.optimizer.name} left out: {left.message}", file=sys.stderr)
+
+    def _tell(self, text: str) -> None:
+        print(text, file=sys.stderr if self.settings.output_is_data else sys.stdout, flush=True)
+
+
+def refuse_beside_runs(store: Store, device: Device) -> None:
+    """Refuse to measure what a run of the same store would disturb, and be disturbed by.
+
+    Raises:
+        UsageError: One is in flight.
+    """
+    running = [run for run in store.active() if run.running and run.intent.spec.device == device]
+    if running:
+        others = f" and {len(running) - 1} more" if len(running) > 1 else ""
+        raise UsageError(
+            f"a run is in flight on {device}: {running[0].intent.spec.title}{others}; a probe needs the device to "
+            "itself: wait for the runs, or stop them (Ctrl-C; they can be continued), and probe then"
+        )

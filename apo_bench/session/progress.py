@@ -1,0 +1,192 @@
+"""What a running command shows: progress bars on a terminal, plain lines elsewhere."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from apo_bench.execution.watcher import Watcher
+from apo_bench.records import events
+from apo_bench.records.events import CurvePoint, Evaluated, Event, Started
+from apo_bench.records.outcome import Crashed, Diverged, Exhausted, Interrupted, Outcome, OutOfMemory, Reached
+from apo_bench.records.spec import RunSpec
+from apo_bench.text import duration
+
+
+class Display(Watcher):
+    """Plain lines: one for each finished run, with what it came to and when the rest may be expected.
+
+    Args:
+        console: Where to print.
+        runs: Number of runs to be made.
+        expected: Expected training seconds by run identity.
+    """
+
+    def __init__(self, console: Console, runs: int, expected: dict[str, float | None]) -> None:
+        self.console = console
+        self.runs = runs
+        self.done = 0
+        self._expected = dict(expected)
+        self._spent_expected = 0.0
+        self._begin = time.monotonic()
+        self._last: dict[str, CurvePoint] = {}
+        self._told_elsewhere = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def expect(self, expected: dict[str, float | None]) -> None:
+        """Learn anew which runs are still to be made: expected training seconds by run identity."""
+        self._expected = dict(expected)
+        self.runs = self.done + len(expected)
+
+    def say(self, message: str) -> None:
+        """Print a line between those of the runs."""
+        self._print(message)
+
+    def event(self, run: RunSpec, event: Event) -> None:
+        """Keep the newest point of the curve."""
+        if isinstance(event, Evaluated):
+            self._last[run.run_id] = event.point
+
+    def finished(self, run: RunSpec, outcome: Outcome) -> None:
+        """Print one line."""
+        self.done += 1
+        self._spent_expected += self._expected.pop(run.run_id, None) or 0.0
+        left = self._time_left()
+        self._print(
+            f"[{self.done}/{self.runs}] {run.title}: {self._result(run, outcome)}"
+            + (f"; about {left} left" if left and self.done < self.runs else "")
+        )
+
+    def elsewhere(self, runs: int) -> None:
+        """Say once that another process works on the rest."""
+        if not self._told_elsewhere:
+            self._told_elsewhere = True
+            self._print(f"another process is running the remaining {runs} runs; waiting for it (Ctrl-C stops)")
+
+    def warn(self, message: str) -> None:
+        """Print a line about something that does not stop the runs."""
+        self._print(f"apo-bench: {message}")
+
+    def draining(self, runs: int) -> None:
+        """Say what Ctrl-C does."""
+        self._print(f"stopping after the {runs} runs in flight; Ctrl-C again stops them now")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _result(self, run: RunSpec, outcome: Outcome) -> str:
+        point = self._last.get(run.run_id)
+        match outcome:
+            case Exhausted() | Reached():
+                if point is None:
+                    return "finished"
+                return f"validation {point.validation:.4g} after {point.epoch:g} epochs, {point.seconds:.1f} s"
+            case Diverged():
+                return f"diverged at step {outcome.step} ({outcome.reason})"
+            case Crashed() | OutOfMemory():
+                return f"failed: {outcome.message}"
+            case Interrupted():
+                return "interrupted"
+
+    def _time_left(self) -> str | None:
+        """Expected time of the rest, corrected by how the finished runs compared with what was expected of them."""
+        if any(seconds is None for seconds in self._expected.values()) or not self._spent_expected:
+            return None
+        rest = sum(seconds or 0.0 for seconds in self._expected.values())
+        elapsed = time.monotonic() - self._begin
+        return duration(rest * elapsed / self._spent_expected)
+
+
+class TerminalDisplay(Display):
+    """Progress bars: all runs, and each run in flight with its loss and metric."""
+
+    def __init__(self, console: Console, runs: int, expected: dict[str, float | None]) -> None:
+        super().__init__(console, runs, expected)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._all = self._bars.add_task("all runs", total=runs, state="")
+        self._by_run: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def expect(self, expected: dict[str, float | None]) -> None:
+        """Lengthen or shorten the bar of all runs."""
+        super().expect(expected)
+        self._bars.update(self._all, total=self.runs)
+
+    def started(self, run: RunSpec) -> None:
+        """Add a bar."""
+        self._by_run[run.run_id] = self._bars.add_task(run.title, total=None, state="")
+
+    def event(self, run: RunSpec, event: Event) -> None:
+        """Move the run's bar."""
+        super().event(run, event)
+        bar = self._by_run.get(run.run_id)
+        if bar is None:
+            return
+        match event:
+            case Started():
+                self._bars.update(bar, total=event.steps)
+            case events.Progress():
+                loss = "" if event.train_loss is None else f"loss {event.train_loss:.3f} "
+                point = self._last.get(run.run_id)
+                metric = "" if point is None else f"validation {point.validation:.4g}"
+                self._bars.update(bar, completed=event.step, state=loss + metric)
+            case Evaluated():
+                self._bars.update(bar, completed=event.point.step)
+
+    def finished(self, run: RunSpec, outcome: Outcome) -> None:
+        """Replace the run's bar by a line."""
+        bar = self._by_run.pop(run.run_id, None)
+        if bar is not None:
+            self._bars.remove_task(bar)
+        super().finished(run, outcome)
+        left = self._time_left()
+        self._bars.update(self._all, completed=self.done, state=f"about {left} left" if left else "")
+
+
+@contextlib.contextmanager
+def display(runs: int, expected: dict[str, float | None], *, to_stderr: bool = False) -> Iterator[Display]:
+    """Choose what suits the standard output, or the standard error where the output belongs to a program."""
+    console = Console(stderr=to_stderr)
+    kind = TerminalDisplay if console.is_terminal else Display
+    with kind(console, runs, expected) as chosen:
+        yield chosen

@@ -1,0 +1,1 @@
+"""The store: claims, writing, reading."""

@@ -1,0 +1,181 @@
+"""What a store holds, read: every record that can be read, and where the others lie. Reading changes nothing."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from apo_bench.records.events import Event, decode_event
+from apo_bench.records.probe import ProbeRecord, decode_probe
+from apo_bench.records.run import Fingerprint, NewerSchemaError, Role, RunRecord, decode_record
+from apo_bench.records.spec import Scale
+
+RECORD = "record.json"
+EVENTS = "events.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """A record that this version cannot read.
+
+    Attributes:
+        path: Where it lies.
+        reason: What is wrong with it.
+        is_newer: Whether a later version wrote it: then nothing is wrong with it.
+    """
+
+    path: Path
+    reason: str
+    is_newer: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """What a store holds.
+
+    Attributes:
+        by_folder: Readable records with the folder of each, oldest first.
+        unreadable: The others.
+        probes: Readable records of probes, oldest first.
+        shared: By suite and scale, runs that count there although they were made for another, with their role there;
+            `None` where it is the one that they were made for.
+    """
+
+    by_folder: Mapping[Path, RunRecord]
+    unreadable: tuple[Unreadable, ...] = ()
+    probes: tuple[ProbeRecord, ...] = ()
+    shared: Mapping[tuple[str, Scale], Mapping[str, Role | None]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def damaged(self) -> tuple[Unreadable, ...]:
+        """What is damaged: unreadable, and not because it is of a later version."""
+        return tuple(found for found in self.unreadable if not found.is_newer)
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """Readable records, oldest first."""
+        return tuple(self.by_folder.values())
+
+    def find_result(self, run_id: str, fingerprint: Fingerprint) -> RunRecord | None:
+        """The newest result of a run that was made with this code and data."""
+        for record in reversed(self.records):
+            if record.run_id == run_id and record.is_result and record.fingerprint == fingerprint:
+                return record
+        return None
+
+    def newest(self, fingerprint: Fingerprint | None = None) -> dict[str, RunRecord]:
+        """The newest record of each run, results preferred to failures; of this code and data, where it is given."""
+        newest: dict[str, RunRecord] = {}
+        for record in self.records:
+            if fingerprint is not None and record.fingerprint != fingerprint:
+                continue
+            old = newest.get(record.run_id)
+            if old is None or record.is_result or not old.is_result:
+                newest[record.run_id] = record
+        return newest
+
+    def of(self, suite: str, scale: Scale) -> list[RunRecord]:
+        """The newest record of each run of a suite, as if all were made for it."""
+        shared = self.shared.get((suite, scale), {})
+        own = {record.run_id for record in self.records if (record.suite, record.scale) == (suite, scale)}
+        return [
+            record.under(suite=suite, scale=scale, role=shared.get(run_id) or record.role)
+            for run_id, record in self.newest().items()
+            if run_id in own or run_id in shared
+        ]
+
+    def scales(self, suite: str) -> list[Scale]:
+        """The scales at which there is a run of a suite, the smallest first."""
+        own = {record.scale for record in self.records if record.suite == suite}
+        own |= {scale for name, scale in self.shared if name == suite}
+        return sorted(own, key=list(Scale).index)
+
+
+def scan(store: Path, run_id: str = "") -> Scan:
+    """Read all finished runs of a store, or those of one ``run_id``; what cannot be read stops nothing."""
+    records: dict[Path, RunRecord] = {}
+    unreadable: list[Unreadable] = []
+    for folder in sorted((store / "runs").glob(f"{run_id}*")):
+        try:
+            records[folder] = _read_record(folder)
+        except FileNotFoundError:
+            if folder.exists():  # else another process set it aside
+                unreadable.append(Unreadable(folder, f"{RECORD} is missing"))
+        except NotADirectoryError:
+            unreadable.append(Unreadable(folder, "not a run's folder"))
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            unreadable.append(_unreadable(folder, error))
+    oldest_first = dict(sorted(records.items(), key=lambda item: item[1].finished_at))
+    if run_id:
+        return Scan(oldest_first, tuple(unreadable))
+    probes: list[ProbeRecord] = []
+    for path in sorted((store / "probes").glob("*.json")):
+        try:
+            probes.append(_read_probe(path))
+        except FileNotFoundError:
+            continue  # another process set it aside
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            unreadable.append(_unreadable(path, error))
+    probes.sort(key=lambda record: record.finished_at)
+    return Scan(oldest_first, tuple(unreadable), tuple(probes), dict(_shared(store)))
+
+
+def _read_record(folder: Path) -> RunRecord:
+    record = decode_record((folder / RECORD).read_bytes())
+    if record.run_id != folder.name.partition("-")[0]:
+        raise ValueError("its contents belong to another run")
+    return record
+
+
+def _read_probe(path: Path) -> ProbeRecord:
+    record = decode_probe(path.read_bytes())
+    if record.probe_id != path.name.partition("-")[0]:
+        raise ValueError("its contents belong to another probe")
+    return record
+
+
+def _unreadable(path: Path, error: Exception) -> Unreadable:
+    return Unreadable(path, str(error), is_newer=isinstance(error, NewerSchemaError))
+
+
+def _shared(store: Path) -> Iterator[tuple[tuple[str, Scale], dict[str, Role | None]]]:
+    for folder in sorted((store / "suites").glob("*-*")):
+        suite, _, scale = folder.name.rpartition("-")
+        if scale in list(Scale):
+            yield (suite, Scale(scale)), {path.name: _role(path) for path in folder.iterdir()}
+
+
+def _role(path: Path) -> Role | None:
+    """The role that a shared run has; older versions wrote none, and a crash may have lost it."""
+    try:
+        text = path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return None
+    return Role(text) if text in list(Role) else None
+
+
+def read_events(folder: Path, offset: int = 0) -> tuple[list[Event], int]:
+    """Read the complete events of a run from a byte offset on.
+
+    Args:
+        folder: The run's folder.
+        offset: Where the last call ended.
+
+    Returns:
+        Events, and the offset for the next call. A half-written last line is left for the next call; a damaged
+        one is passed over.
+    """
+    try:
+        with (folder / EVENTS).open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    complete = data[: data.rfind(b"\n") + 1]
+    events: list[Event] = []
+    for line in complete.splitlines():
+        with contextlib.suppress(ValueError, msgspec.MsgspecError):
+            events.append(decode_event(line))
+    return events, offset + len(complete)

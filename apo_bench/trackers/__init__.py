@@ -1,1 +1,0 @@
-"""Trackers: further readers of the store."""
