@@ -392,7 +392,7 @@ def test_a_plugins_ci(tiny_shell: Shell) -> None:
     )
     tiny_shell.install("plug", source, PLUG)
     stale = tiny_shell("check", "--baseline", "held.json", status=1)
-    assert stale.stderr == "apo-bench: 1 runs were made of other code or data than are here now and are left out\n"
+    assert stale.stderr == "apo-bench: 1 results from a different version of the code or the data are ignored\n"
     assert stale.stdout.startswith("missing: tiny plug fp32: no result; run the suite first\n")
 
     tiny_shell(*RUN)

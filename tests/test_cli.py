@@ -89,7 +89,7 @@ def test_an_edited_plugin_runs_anew_and_says_why(tiny_shell: Shell) -> None:
         (["run", "--suite", "classification", "--scale", "locl"], "unknown scale 'locl'; did you mean 'local'?"),
         (["run", "--suite", "classification", "--seeds", "0,x"], "--seeds '0,x' is not a list of seeds; write for example 0,1,2 or 0-4"),
         (["run", "--suite", "classification", "--seeds", "3-1"], "--seeds '3-1' is not a list of seeds"),
-        (["run", "--suite", "classification", "--set", "sgdm.lr"], "--set 'sgdm.lr' is no setting; write for example sgdm.lr=0.1"),
+        (["run", "--suite", "classification", "--set", "sgdm.lr"], "invalid --set 'sgdm.lr'; expected OPTIMIZER.FIELD=VALUE, for example sgdm.lr=0.1"),
         (["run", "--suite", "classification", "--set", "sdgm.lr=1"], "unknown optimizer in --set 'sdgm'; did you mean 'sgdm'?"),
         (["run", "--suite", "classification", "--epochs", "0"], "--epochs 0 is not possible; give a number above 0"),
         (["run", "--suite", "classification", "--epochs", "nan"], "--epochs nan is not possible"),

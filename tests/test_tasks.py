@@ -81,4 +81,4 @@ def test_everything_runs_at_smoke(shell: Shell) -> None:
 def _runs_of_all() -> tuple[RunSpec | Waiting, ...]:
     chosen = suite("all", Scale.SMOKE)
     competitors = {entry.optimizer: optimizers()[entry.optimizer].load() for entry in chosen.all_competitors()}
-    return unroll(chosen, competitors, Device.CPU)
+    return unroll(chosen, competitors, Device.CPU).runs

@@ -47,7 +47,7 @@ def _suite(*competitors: OptimizerEntry, **fields: Any) -> Suite:
 
 
 def _unrolled(chosen: Suite) -> list[Waiting]:
-    found = unroll(chosen, {"o": COMPETITOR}, Device.CPU)
+    found = unroll(chosen, {"o": COMPETITOR}, Device.CPU).runs
     assert all(isinstance(run, Waiting) for run in found)
     return [run for run in found if isinstance(run, Waiting)]
 
@@ -95,7 +95,7 @@ def test_a_grid_of_two_hyperparameters_has_every_combination() -> None:
 
 def test_what_the_task_sets_is_not_searched() -> None:
     fixed = TaskEntry(task="a", epochs=2, overrides={"o": {"lr": 0.5}})
-    (run,) = unroll(_suite(GRIDDED, tasks=(fixed,)), {"o": COMPETITOR}, Device.CPU)
+    (run,) = unroll(_suite(GRIDDED, tasks=(fixed,)), {"o": COMPETITOR}, Device.CPU).runs
     assert isinstance(run, RunSpec)
     assert run.optimizer.hyperparameters["lr"] == 0.5
     assert tuning_points(fixed, (GRIDDED,)) == {}

@@ -140,7 +140,7 @@ def test_grid_is_seed_major_and_balanced() -> None:
         optimizers=(OptimizerEntry(optimizer="o"), OptimizerEntry(optimizer="p", overrides={"lr": 0.3})),
         precisions=(Precision.FP32, Precision.FP16),
     )
-    runs = unroll(small, {"o": Competitor(Knobs, _no_build), "p": Competitor(Knobs, _no_build)}, Device.CPU)
+    runs = unroll(small, {"o": Competitor(Knobs, _no_build), "p": Competitor(Knobs, _no_build)}, Device.CPU).runs
     assert len(runs) == 2 * 2 * 4
     assert [(run.task, run.seed) for run in runs[::4]] == [("a", 5), ("b", 0), ("a", 6), ("a", 7)]
     for group in range(0, 16, 4):
@@ -162,7 +162,7 @@ def test_the_most_particular_declaration_wins() -> None:
         optimizers=(OptimizerEntry(optimizer="o", overrides={"lr": 0.3, "interval": 30}),),
         precisions=(Precision.FP32, Precision.FP16),
     )
-    runs = unroll(small, {"o": competitor}, Device.CPU)
+    runs = unroll(small, {"o": competitor}, Device.CPU).runs
     assert [tuple(run.optimizer.hyperparameters.values()) for run in runs] == [
         (0.4, False, 30),
         (0.4, True, 30),

@@ -115,35 +115,17 @@ def _compare(
 
 
 def _current(records: "Iterable[RunRecord]", scan: "Scan") -> "list[RunRecord]":
-    """The result of each run that was made of the code and data that are here now, as `run` would reuse it."""
-    from apo_bench.errors import DataError
-    from apo_bench.planning.fingerprint import fingerprint
+    """The results that `run` would reuse today; says what is left out."""
+    from apo_bench.planning.reuse import Sources, current
     from apo_bench.plugins.registry import optimizers, tasks
 
-    known_tasks, known_optimizers = tasks(), optimizers()
-    digests: dict[str, str | None] = {}
-    kept, old = [], 0
-    for record in records:
-        task, name = record.spec.task, record.spec.optimizer.name
-        found = None
-        if task in known_tasks.names() and name in known_optimizers.names():
-            if task not in digests:
-                try:
-                    digests[task] = known_tasks[task].load()().dataset.digest()
-                except DataError as error:
-                    digests[task] = None
-                    print(f"apo-bench: {error}", file=sys.stderr)
-            data = digests[task]
-            if data is not None:
-                present = fingerprint(known_tasks[task], known_optimizers[name], data)
-                found = scan.find_result(record.run_id, present)
-        if found is None:
-            old += record.is_result
-        else:
-            kept.append(found.under(suite=record.suite, scale=record.scale))
-    if old:
+    sources = Sources(tasks(), optimizers())
+    kept, others = current(records, sources, scan)
+    for line in sources.missing.values():
+        print(f"apo-bench: {line}", file=sys.stderr)
+    if others:
         print(
-            f"apo-bench: {old} runs were made of other code or data than are here now and are left out", file=sys.stderr
+            f"apo-bench: {others} results from a different version of the code or the data are ignored", file=sys.stderr
         )
     return kept
 

@@ -34,7 +34,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Declare what selects the cells of a suite and where they are computed; `cli.selection.select` reads it."""
+    """Declare what selects the cells of a suite and where they are computed; `cli.selection.Selection` reads it."""
     parser.add_argument("--suite", required=True, metavar="NAME", help="see `apo-bench list suites`")
     parser.add_argument(
         "--scale", metavar="SCALE", help="smoke, local or paper; by default paper where there is CUDA, else local"
@@ -54,6 +54,19 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="run models through torch.compile")
 
 
+def check_device(options: argparse.Namespace) -> None:
+    """Refuse a kind of device that does not exist, before torch is imported.
+
+    Raises:
+        UsageError: Unknown name.
+    """
+    from apo_bench.cli.selection import known
+    from apo_bench.records.spec import Device
+
+    if options.device is not None:
+        known(options.device, [str(device) for device in Device], "device")
+
+
 def chosen_device(options: argparse.Namespace) -> "Device":
     """The kind of device that ``--device`` names, or the best there is.
 
@@ -70,6 +83,13 @@ def chosen_device(options: argparse.Namespace) -> "Device":
     if options.device == Device.CUDA and not available:
         raise UsageError("device 'cuda' is not available: torch finds no CUDA device; use --device cpu")
     return Device(options.device)
+
+
+def default_scale(device: "Device") -> "Scale":
+    """The scale of a suite where none is asked for."""
+    from apo_bench.records.spec import Device, Scale
+
+    return Scale.PAPER if device is Device.CUDA else Scale.LOCAL
 
 
 def warn_of_unreadable(scan: "Scan") -> None:

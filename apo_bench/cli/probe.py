@@ -4,7 +4,15 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from apo_bench.cli.options import add_json, add_selection, add_store, chosen_device, set_damaged_aside
+from apo_bench.cli.options import (
+    add_json,
+    add_selection,
+    add_store,
+    check_device,
+    chosen_device,
+    default_scale,
+    set_damaged_aside,
+)
 from apo_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,24 +39,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Measure cell by cell."""
-    from apo_bench.cli.selection import known, parse_scale, select
+    from apo_bench.cli.selection import Selection, parse_scale
     from apo_bench.execution.process import start_fork_server
-    from apo_bench.records.spec import Device, Scale
     from apo_bench.session.probe import ProbeSession, refuse_beside_runs
     from apo_bench.store.store import Store
 
     _check_counts(options)
     options.epochs, options.seeds = (1.0 if options.tasks else None), None  # a step costs the same in any budget
-    if options.device is not None:
-        known(options.device, [str(device) for device in Device], "device")
-    suite = select(options, parse_scale(options.scale) if options.scale else Scale.LOCAL)
+    check_device(options)
+    selection = Selection.of(options)
+    chosen = selection.at(parse_scale(options.scale)) if options.scale else None
     store = Store(options.store, create=True)
     scan = store.scan()
     set_damaged_aside(store, scan)
     context = start_fork_server()
     device = chosen_device(options)
-    if options.scale is None and device is Device.CUDA:
-        suite = select(options, Scale.PAPER)
+    suite = chosen or selection.at(default_scale(device))
     with store.probing(device, patience=1.0) as alone:
         if not alone:
             raise UsageError(f"another probe of {options.store} is measuring on {device}; wait for it")

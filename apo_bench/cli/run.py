@@ -10,7 +10,9 @@ from apo_bench.cli.options import (
     add_json,
     add_selection,
     add_store,
+    check_device,
     chosen_device,
+    default_scale,
     set_damaged_aside,
     warn_of_unreadable,
 )
@@ -65,18 +67,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Plan, run, publish."""
-    from apo_bench.cli.selection import known, parse_scale, select
+    from apo_bench.cli.selection import Selection, parse_scale
     from apo_bench.execution.process import start_fork_server
     from apo_bench.plugins.registry import optimizers, tasks
-    from apo_bench.records.spec import Device, Scale
+    from apo_bench.records.spec import Scale
     from apo_bench.store.scan import Scan
     from apo_bench.store.store import Store
 
     _check_counts(options)
-    if options.device is not None:
-        known(options.device, [str(device) for device in Device], "device")
-    likely = parse_scale(options.scale) if options.scale else Scale.LOCAL
-    suite = select(options, likely)  # before torch is imported: a typo answers at once
+    check_device(options)
+    selection = Selection.of(options)
+    chosen = selection.at(parse_scale(options.scale)) if options.scale else None
+    # whatever is wrong so far was told before torch is imported
     store = None if options.plan else Store(options.store, create=True)
     held = store or (Store(options.store) if (options.store / "runs").is_dir() else None)
     scan = held.scan() if held else Scan({}, ())
@@ -86,8 +88,7 @@ def call(options: argparse.Namespace) -> int:
     else:
         warn_of_unreadable(scan)
     device = chosen_device(options)
-    if options.scale is None and device is Device.CUDA:
-        suite = select(options, Scale.PAPER)
+    suite = chosen or selection.at(default_scale(device))
 
     from apo_bench.cli.plan import print_costs, print_json, print_plan
     from apo_bench.planning.plan import plan

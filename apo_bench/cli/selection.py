@@ -1,8 +1,10 @@
 """From the words of a command line to a suite: restrictions, replacements, and what is wrong with them."""
 
 import argparse
+import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -10,51 +12,118 @@ from apo_bench.errors import UsageError, did_you_mean
 from apo_bench.plugins.registry import optimizers, tasks
 from apo_bench.records.spec import Precision, Scalar, Scale
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
-from apo_bench.suites import suite
+from apo_bench.suites import SUITES, suite
+
+T = TypeVar("T")
 
 EVERYONE = "all"
 """What stands for all registered optimizers."""
 
 
-def select(options: argparse.Namespace, scale: Scale) -> Suite:
-    """Return the suite that the options of ``apo-bench run`` ask for.
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What a command line asks for of a suite, read and checked as far as it can be without knowing the scale.
 
-    Raises:
-        UsageError: An unknown name, a malformed list, or a task outside the suite without a budget.
+    Attributes:
+        suite: Its name.
+        tasks: These tasks instead of the suite's; empty for the suite's.
+        epochs: This budget on every task; `None` for the suite's.
+        seeds: These seeds on every task; empty for the suite's.
+        optimizers: These optimizers on every task; empty for the suite's.
+        precisions: These precisions on every task; empty for the suite's.
+        settings: Hyperparameters by optimizer, over whatever the suite declares, grids included.
     """
-    chosen = suite(options.suite, scale)
-    entries = chosen.tasks
-    if options.tasks:
-        wanted = words(options.tasks)
-        outside = [name for name in wanted if name not in {entry.task for entry in entries}]
-        entries = (
-            *(entry for name in wanted for entry in entries if entry.task == name),
-            *(_outside(name, options) for name in outside),
-        )
-    if options.epochs is not None:
-        if not (math.isfinite(options.epochs) and options.epochs > 0):
+
+    suite: str
+    tasks: tuple[str, ...] = ()
+    epochs: float | None = None
+    seeds: tuple[int, ...] = ()
+    optimizers: tuple[str, ...] = ()
+    precisions: tuple[Precision, ...] = ()
+    settings: Mapping[str, Mapping[str, Scalar]] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Selection":
+        """Read the words of a command line.
+
+        Raises:
+            UsageError: An unknown name or a malformed list.
+        """
+        if options.epochs is not None and not (math.isfinite(options.epochs) and options.epochs > 0):
             raise UsageError(f"--epochs {options.epochs:g} is not possible; give a number above 0")
-        entries = tuple(msgspec.structs.replace(entry, epochs=options.epochs) for entry in entries)
-    if options.seeds:
-        seeds = parse_seeds(options.seeds)
-        entries = tuple(msgspec.structs.replace(entry, seeds=seeds) for entry in entries)
-    entries = tuple(  # from here on each task has competitors and precisions of its own
-        msgspec.structs.replace(entry, optimizers=chosen.competitors(entry), precisions=chosen.formats(entry))
-        for entry in entries
-    )
-    if options.optimizers:
-        names = optimizers().names()
-        everyone = options.optimizers == EVERYONE and EVERYONE not in names
-        asked = names if everyone else [known(name, names, "optimizer") for name in words(options.optimizers)]
-        entries = tuple(
-            msgspec.structs.replace(entry, optimizers=_restricted(entry.optimizers, asked)) for entry in entries
-        )
-    entries = _set(options.set or [], entries)
-    if options.precisions:
         formats = [str(precision) for precision in Precision]
-        precisions = tuple(Precision(known(name, formats, "precision")) for name in words(options.precisions))
-        entries = tuple(msgspec.structs.replace(entry, precisions=precisions) for entry in entries)
-    return msgspec.structs.replace(chosen, tasks=entries)
+        return cls(
+            suite=known(options.suite, SUITES, "suite"),
+            tasks=tuple(known(name, tasks().names(), "task") for name in words(options.tasks or "")),
+            epochs=options.epochs,
+            seeds=parse_seeds(options.seeds) if options.seeds else (),
+            optimizers=_asked(options.optimizers) if options.optimizers else (),
+            precisions=tuple(Precision(known(name, formats, "precision")) for name in words(options.precisions or "")),
+            settings=_settings(options.set or []),
+        )
+
+    def at(self, scale: Scale) -> Suite:
+        """The suite that is asked for, at a scale.
+
+        Raises:
+            UsageError: A task outside the suite without a budget, or a setting of an optimizer that does not compete.
+        """
+        chosen = suite(self.suite, scale)
+        entries = self._entries(chosen)
+        competing = {declared.optimizer for entry in entries for declared in entry.optimizers}
+        for name in self.settings:
+            known(name, competing, "optimizer in --set")
+        return msgspec.structs.replace(chosen, tasks=tuple(map(self._set, entries)))
+
+    def _entries(self, chosen: Suite) -> list[TaskEntry]:
+        """The chosen tasks, each with competitors, precisions, seeds and a budget of its own."""
+        entries = list(chosen.tasks)
+        if self.tasks:
+            in_suite = {entry.task for entry in entries}
+            entries = [entry for name in self.tasks for entry in entries if entry.task == name]
+            entries += [self._outside(name) for name in self.tasks if name not in in_suite]
+        return [
+            msgspec.structs.replace(
+                entry,
+                epochs=entry.epochs if self.epochs is None else self.epochs,
+                seeds=self.seeds or entry.seeds,
+                optimizers=_restricted(chosen.competitors(entry), self.optimizers),
+                precisions=self.precisions or chosen.formats(entry),
+            )
+            for entry in entries
+        ]
+
+    def _outside(self, name: str) -> TaskEntry:
+        if self.epochs is None:
+            raise UsageError(f"task {name!r} is not part of suite {self.suite!r}; give it a budget with --epochs")
+        return TaskEntry(task=name, epochs=self.epochs)
+
+    def _set(self, entry: TaskEntry) -> TaskEntry:
+        """A task with the settings in place of what was declared there."""
+
+        def without(fields: Mapping[str, T], name: str) -> dict[str, T]:
+            return {field: value for field, value in fields.items() if field not in self.settings.get(name, {})}
+
+        return msgspec.structs.replace(
+            entry,
+            optimizers=tuple(
+                msgspec.structs.replace(
+                    declared,
+                    overrides={**declared.overrides, **self.settings.get(declared.optimizer, {})},
+                    grid=without(declared.grid, declared.optimizer),
+                )
+                for declared in entry.optimizers
+            ),
+            overrides={name: without(fields, name) for name, fields in entry.overrides.items()},
+        )
+
+
+def _asked(text: str) -> tuple[str, ...]:
+    """The optimizers that are asked for; all that are registered where the word for that is no name of one."""
+    names = optimizers().names()
+    if text == EVERYONE and EVERYONE not in names:
+        return names
+    return tuple(known(name, names, "optimizer") for name in words(text))
 
 
 def _restricted(declared: Sequence[OptimizerEntry], asked: Sequence[str]) -> tuple[OptimizerEntry, ...]:
@@ -62,42 +131,19 @@ def _restricted(declared: Sequence[OptimizerEntry], asked: Sequence[str]) -> tup
     found: list[OptimizerEntry] = []
     for name in asked:
         found += [entry for entry in declared if entry.optimizer == name] or [OptimizerEntry(optimizer=name)]
-    return tuple(found)
+    return tuple(found) if asked else tuple(declared)
 
 
-def _set(settings: Sequence[str], entries: tuple[TaskEntry, ...]) -> tuple[TaskEntry, ...]:
-    """Apply ``optimizer.hyperparameter=value`` over whatever the suite declares, grids included, for all tasks."""
-    competing = list(dict.fromkeys(declared.optimizer for entry in entries for declared in entry.optimizers))
+def _settings(texts: Sequence[str]) -> dict[str, dict[str, Scalar]]:
+    """Read ``optimizer.hyperparameter=value``."""
     wanted: dict[str, dict[str, Scalar]] = {}
-    for setting in settings:
-        name, dot, assignment = setting.partition(".")
+    for text in texts:
+        name, dot, assignment = text.partition(".")
         field, equals, value = assignment.partition("=")
         if not (dot and equals and field and value):
-            raise UsageError(f"--set {setting!r} is no setting; write for example sgdm.lr=0.1")
-        known(name, competing, "optimizer in --set")
+            raise UsageError(f"invalid --set {text!r}; expected OPTIMIZER.FIELD=VALUE, for example sgdm.lr=0.1")
         wanted.setdefault(name, {})[field] = parse_scalar(value)
-    return tuple(
-        msgspec.structs.replace(
-            entry,
-            optimizers=tuple(
-                msgspec.structs.replace(
-                    declared,
-                    overrides={**declared.overrides, **wanted.get(declared.optimizer, {})},
-                    grid={
-                        field: values
-                        for field, values in declared.grid.items()
-                        if field not in wanted.get(declared.optimizer, {})
-                    },
-                )
-                for declared in entry.optimizers
-            ),
-            overrides={
-                name: {field: value for field, value in fields.items() if field not in wanted.get(name, {})}
-                for name, fields in entry.overrides.items()
-            },
-        )
-        for entry in entries
-    )
+    return wanted
 
 
 def parse_scalar(text: str) -> Scalar:
@@ -115,13 +161,6 @@ def parse_scalar(text: str) -> Scalar:
         except ValueError:
             continue
     return text
-
-
-def _outside(name: str, options: argparse.Namespace) -> TaskEntry:
-    known(name, tasks().names(), "task")
-    if options.epochs is None:
-        raise UsageError(f"task {name!r} is not part of suite {options.suite!r}; give it a budget with --epochs")
-    return TaskEntry(task=name, epochs=options.epochs)
 
 
 def words(text: str) -> list[str]:

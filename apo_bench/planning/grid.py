@@ -10,6 +10,7 @@ import msgspec
 
 from apo_bench.evidence.tuning import GridSearch
 from apo_bench.plugins.optimizer import Competitor, resolve_hyperparameters
+from apo_bench.records.cell import Cell
 from apo_bench.records.schedules import Constant
 from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
@@ -33,14 +34,27 @@ class Waiting:
         return msgspec.structs.replace(self.first, optimizer=optimizer)
 
 
+@dataclasses.dataclass(frozen=True)
+class Unrolled:
+    """The reported runs of a suite; those of competitors with a grid wait for its search.
+
+    Attributes:
+        runs: Each once, in the order in which they are executed.
+        by_entry: The runs of each task of the suite, by its place; a run that two of them share is in both.
+    """
+
+    runs: tuple[RunSpec | Waiting, ...]
+    by_entry: tuple[tuple[RunSpec | Waiting, ...], ...]
+
+
 def unroll(
     suite: Suite,
     competitors: Mapping[str, Competitor[Any]],
     device: Device,
     *,
     compile: bool = False,  # noqa: A002 - torch's name
-) -> tuple[RunSpec | Waiting, ...]:
-    """List the reported runs of a suite in the order in which they are executed.
+) -> Unrolled:
+    """List the reported runs of a suite.
 
     All tasks get their first seed before any gets its second; within a (task, seed) all precisions and all
     competitors follow each other.
@@ -51,39 +65,54 @@ def unroll(
         device: Kind of device.
         compile: Whether models run through `torch.compile`.
 
-    Returns:
-        Runs, each once; of competitors with a grid, runs that wait for its search.
-
     Raises:
         UsageError: An override or a grid names no hyperparameter or has the wrong type.
     """
-    runs: dict[str, RunSpec | Waiting] = {}
+    settings = [_settings(suite, entry, competitors, device, compile=compile) for entry in suite.tasks]
+    runs: dict[RunSpec | Waiting, None] = {}
+    by_entry: list[dict[RunSpec | Waiting, None]] = [{} for _ in suite.tasks]
     for position in range(max((len(entry.seeds) for entry in suite.tasks), default=0)):
-        for entry in suite.tasks:
-            if position >= len(entry.seeds):
-                continue
-            for precision in suite.formats(entry):
-                for declared in suite.competitors(entry):
-                    points = [
-                        RunSpec(
-                            task=entry.task,
-                            optimizer=_optimizer(competitors[declared.optimizer], declared, entry, precision, setting),
-                            precision=precision,
-                            seed=entry.seeds[position],
-                            budget=Budget(epochs=entry.epochs),
-                            device=device,
-                            compile=compile,
-                        )
-                        for setting in _settings(grid_of(declared, entry))
-                    ]
-                    if len(points) == 1:
-                        runs.setdefault(points[0].run_id, points[0])
-                    else:
-                        waiting = Waiting(
-                            GridSearch.of(_tried(point, suite.tuning_seed) for point in points), points[0]
-                        )
-                        runs.setdefault(f"{waiting.search.key} {points[0].run_id}", waiting)
-    return tuple(runs.values())
+        for entry, cells_of_settings, own in zip(suite.tasks, settings, by_entry, strict=True):
+            if position < len(entry.seeds):
+                seed = entry.seeds[position]
+                made = [_run(cells, seed, suite.tuning_seed) for cells in cells_of_settings]
+                own.update(dict.fromkeys(made))
+                runs.update(dict.fromkeys(made))
+    return Unrolled(tuple(runs), tuple(map(tuple, by_entry)))
+
+
+def _settings(
+    suite: Suite,
+    entry: TaskEntry,
+    competitors: Mapping[str, Competitor[Any]],
+    device: Device,
+    *,
+    compile: bool,  # noqa: A002 - torch's name
+) -> list[list[Cell]]:
+    """The cells of a task: for each competitor in each precision one, or one for each point of its grid."""
+    return [
+        [
+            Cell(
+                task=entry.task,
+                optimizer=_optimizer(competitors[declared.optimizer], declared, entry, precision, point),
+                precision=precision,
+                budget=Budget(epochs=entry.epochs),
+                device=device,
+                compile=compile,
+            )
+            for point in _points(grid_of(declared, entry))
+        ]
+        for precision in suite.formats(entry)
+        for declared in suite.competitors(entry)
+    ]
+
+
+def _run(cells: Sequence[Cell], seed: int, tuning_seed: int) -> RunSpec | Waiting:
+    """The run of a cell with a seed; of several, a run that waits for the best of them on the tuning seed."""
+    first = cells[0].run(seed)
+    if len(cells) == 1:
+        return first
+    return Waiting(GridSearch.of(_tried(cell.run(tuning_seed)) for cell in cells), first)
 
 
 def grid_of(declared: OptimizerEntry, entry: TaskEntry) -> dict[str, tuple[Scalar, ...]]:
@@ -105,15 +134,14 @@ def tuning_points(entry: TaskEntry, competitors: Sequence[OptimizerEntry]) -> di
     return counts
 
 
-def _settings(grid: Mapping[str, Sequence[Scalar]]) -> list[dict[str, Scalar]]:
+def _points(grid: Mapping[str, Sequence[Scalar]]) -> list[dict[str, Scalar]]:
     """Every combination of values; the empty one where there is no grid."""
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def _tried(run: RunSpec, seed: int) -> RunSpec:
-    """The run that tries this setting."""
-    constant = msgspec.structs.replace(run.optimizer, schedule=Constant())
-    return msgspec.structs.replace(run, optimizer=constant, seed=seed)
+def _tried(run: RunSpec) -> RunSpec:
+    """The run that tries a setting: at a constant schedule."""
+    return msgspec.structs.replace(run, optimizer=msgspec.structs.replace(run.optimizer, schedule=Constant()))
 
 
 def _optimizer(

@@ -4,20 +4,19 @@ A run whose setting is to be chosen from a grid waits for the runs that try it, 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from apo_bench.errors import DataError
 from apo_bench.evidence.tuning import GridSearch, Tuned, tune
 from apo_bench.planning.expected import Speeds, total
-from apo_bench.planning.fingerprint import fingerprint
 from apo_bench.planning.grid import Waiting, unroll
+from apo_bench.planning.reuse import Reuse, Sources
 from apo_bench.plugins.registry import Registry
-from apo_bench.records.run import Fingerprint, RunRecord
+from apo_bench.records.run import Fingerprint, Role, RunRecord
 from apo_bench.records.spec import Device, RunSpec
-from apo_bench.records.suite import Suite, TaskEntry
+from apo_bench.records.suite import Suite
 from apo_bench.store.scan import Scan
 
 
@@ -31,6 +30,7 @@ class PlannedRun:
         reused: A finished record that is still valid.
         changed: Parts of the fingerprint in which the newest finished record differs; empty without such a record.
         expected_seconds: Training time to be expected, `None` where nothing is known.
+        role: Whether it is reported or tries a setting.
     """
 
     run: RunSpec
@@ -38,6 +38,7 @@ class PlannedRun:
     reused: RunRecord | None
     changed: tuple[str, ...]
     expected_seconds: float | None
+    role: Role = Role.REPORTED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,19 +113,18 @@ class Plan:
     @property
     def tuning(self) -> tuple[PlannedRun, ...]:
         """The runs that try settings, each once: grids may overlap."""
-        return tuple({planned.run.run_id: planned for search in self.searches for planned in search.runs}.values())
+        return _distinct(planned for search in self.searches for planned in search.runs)
 
     @property
     def pending_tuning(self) -> tuple[PlannedRun, ...]:
         """Those that are still to be made before a setting is chosen."""
-        pending = {
-            planned.run.run_id: planned
+        return _distinct(
+            planned
             for search in self.searches
             if not search.tuned.is_final
             for planned in search.runs
             if planned.reused is None
-        }
-        return tuple(pending.values())
+        )
 
     @property
     def pending_reported(self) -> tuple[PlannedRun, ...]:
@@ -178,73 +178,95 @@ def plan(
     Raises:
         UsageError: Unknown or broken task or optimizer, or unknown hyperparameter.
     """
-    loaded_tasks = {entry.task: tasks[entry.task].load()() for entry in suite.tasks}
+    sources = Sources(tasks, optimizers)
+    loaded = {entry.task: sources.task(entry.task) for entry in suite.tasks}
     competitors = {entry.optimizer: optimizers[entry.optimizer].load() for entry in suite.all_competitors()}
-    digests: dict[str, str] = {}
-    unavailable: dict[str, None] = {}
-    for name, task in loaded_tasks.items():
-        try:
-            digests[name] = task.dataset.digest()
-        except DataError as error:
-            unavailable[str(error)] = None
-    asked = suite
-    suite = msgspec.structs.replace(suite, tasks=tuple(entry for entry in suite.tasks if entry.task in digests))
-    speeds = Speeds(scan, loaded_tasks)
+    available = tuple(entry for entry in suite.tasks if sources.has_data(entry.task))
+    own = msgspec.structs.replace(suite, tasks=available)
+    unrolled = unroll(own, competitors, device, compile=compile)
+    planner = _Planner(sources, scan, Speeds(scan, loaded), after_tuning=after_tuning)
+    searches = {run.search.key: run.search for run in unrolled.runs if isinstance(run, Waiting)}
+    found = {key: planner.search(search) for key, search in searches.items()}
+    placed = {run: planner.placed(run, found) for run in unrolled.runs}
+    by_entry = tuple(_entry([placed[run] for run in runs], runs, found) for runs in unrolled.by_entry)
+    waits = [one for one in placed.values() if isinstance(one, WaitingRun)]
+    return Plan(
+        suite=own,
+        runs=_distinct(one for one in placed.values() if isinstance(one, PlannedRun)),
+        unavailable=tuple(dict.fromkeys(sources.missing.values())),
+        by_entry=by_entry,
+        asked=suite,
+        tasks=loaded,
+        searches=tuple(found.values()),
+        waiting=tuple(one for one in waits if not found[one.run.search.key].tuned.is_final),
+        dropped=tuple(one for one in waits if found[one.run.search.key].tuned.is_final),
+    )
 
-    def planned(run: RunSpec) -> PlannedRun:
-        now = fingerprint(tasks[run.task], optimizers[run.optimizer.name], digests[run.task])
-        reused = scan.find_result(run.run_id, now)
-        finished = [record for record in scan.records if record.run_id == run.run_id and record.is_result]
+
+@dataclasses.dataclass(frozen=True)
+class _Planner:
+    """Looks runs up in a store.
+
+    Attributes:
+        sources: Code and data that are here now.
+        scan: What the store holds.
+        speeds: How long runs may take.
+        after_tuning: Whether points without a result are given up.
+    """
+
+    sources: Sources
+    scan: Scan
+    speeds: Speeds
+    after_tuning: bool
+
+    def run(self, run: RunSpec, role: Role = Role.REPORTED) -> PlannedRun:
+        """A run whose setting is known."""
+        reuse = Reuse.of(run, self.sources, self.scan)
         return PlannedRun(
             run=run,
-            fingerprint=now,
-            reused=reused,
-            changed=finished[-1].fingerprint.changes(now) if finished and reused is None else (),
-            expected_seconds=speeds.expected_seconds(run),
+            fingerprint=reuse.present,
+            reused=reuse.record,
+            changed=reuse.changed,
+            expected_seconds=self.speeds.expected_seconds(run),
+            role=role,
         )
 
-    unrolled = unroll(suite, competitors, device, compile=compile)
-    searches: dict[tuple[str, ...], PlannedSearch] = {}
-    for search in {run.search.key: run.search for run in unrolled if isinstance(run, Waiting)}.values():
-        tried = tuple(planned(point) for point in search.points)
+    def search(self, search: GridSearch) -> PlannedSearch:
+        """A grid search with what came out of it so far."""
+        tried = tuple(self.run(point, Role.TUNING) for point in search.points)
         records = {one.run.run_id: one.reused for one in tried if one.reused is not None}
-        if after_tuning:
-            newest = scan.newest()
+        if self.after_tuning:
+            newest = self.scan.newest()
             failures = {key: newest[key] for key in search.key if key in newest and not newest[key].is_result}
             records = failures | records
-        searches[search.key] = PlannedSearch(search, tried, tune(search, records, final=after_tuning))
+        return PlannedSearch(search, tried, tune(search, records, final=self.after_tuning))
 
-    def resolved(run: RunSpec | Waiting) -> RunSpec | Waiting:
-        """The run itself once its setting is chosen."""
+    def placed(
+        self, run: RunSpec | Waiting, searches: Mapping[tuple[str, ...], PlannedSearch]
+    ) -> PlannedRun | WaitingRun:
+        """A reported run: itself once its setting is chosen, until then one that waits."""
         if isinstance(run, RunSpec):
-            return run
+            return self.run(run)
         chosen = searches[run.search.key].tuned.chosen
-        return run if chosen is None else run.at(chosen)
+        if chosen is None:
+            return WaitingRun(run, self.speeds.expected_seconds(run.first))
+        return self.run(run.at(chosen))
 
-    waits = [run for run in map(resolved, unrolled) if isinstance(run, Waiting)]
-    by_id = {run.run_id: planned(run) for run in map(resolved, unrolled) if isinstance(run, RunSpec)}
 
-    def alone(entry: TaskEntry) -> PlannedEntry:
-        own = unroll(msgspec.structs.replace(suite, tasks=(entry,)), competitors, device, compile=compile)
-        known = dict.fromkeys(run.run_id for run in map(resolved, own) if isinstance(run, RunSpec))
-        tried = dict.fromkeys(run.search.key for run in own if isinstance(run, Waiting))
-        return PlannedEntry(
-            runs=tuple(by_id[run_id] for run_id in known),
-            waiting=tuple(waiting(run) for run in map(resolved, own) if isinstance(run, Waiting)),
-            tuning=tuple({one.run.run_id: one for key in tried for one in searches[key].runs}.values()),
-        )
-
-    def waiting(run: Waiting) -> WaitingRun:
-        return WaitingRun(run, speeds.expected_seconds(run.first))
-
-    return Plan(
-        suite=suite,
-        runs=tuple(by_id.values()),
-        unavailable=tuple(unavailable),
-        by_entry=tuple(alone(entry) for entry in suite.tasks),
-        asked=asked,
-        tasks=loaded_tasks,
-        searches=tuple(searches.values()),
-        waiting=tuple(waiting(run) for run in waits if not searches[run.search.key].tuned.is_final),
-        dropped=tuple(waiting(run) for run in waits if searches[run.search.key].tuned.is_final),
+def _entry(
+    placed: Sequence[PlannedRun | WaitingRun],
+    runs: Iterable[RunSpec | Waiting],
+    searches: Mapping[tuple[str, ...], PlannedSearch],
+) -> PlannedEntry:
+    """What a task of the suite has of the plan."""
+    tried = dict.fromkeys(run.search.key for run in runs if isinstance(run, Waiting))
+    return PlannedEntry(
+        runs=_distinct(one for one in placed if isinstance(one, PlannedRun)),
+        waiting=tuple(one for one in placed if isinstance(one, WaitingRun)),
+        tuning=_distinct(one for key in tried for one in searches[key].runs),
     )
+
+
+def _distinct(runs: Iterable[PlannedRun]) -> tuple[PlannedRun, ...]:
+    """Each run once, where it first stands: two searches may have chosen the same."""
+    return tuple({one.run.run_id: one for one in runs}.values())

@@ -12,7 +12,7 @@ from apo_bench.execution.job import Job
 from apo_bench.execution.local import execute
 from apo_bench.execution.watcher import Watcher
 from apo_bench.planning.plan import Plan, PlannedRun, PlannedSearch
-from apo_bench.records.run import Intent, Role
+from apo_bench.records.run import Intent
 from apo_bench.render.leaderboard import leaderboard_text
 from apo_bench.session.live import LiveLeaderboard
 from apo_bench.session.progress import display
@@ -104,7 +104,7 @@ class RunSession(Watcher):
             watchers = (self.live, self, shown)
             if plan.pending_tuning:
                 waited_for = [one.search.key for one in plan.searches if not one.tuned.is_final]
-                if not self._run(plan, plan.pending_tuning, Role.TUNING, watchers) or self.interrupted:
+                if not self._run(plan, plan.pending_tuning, watchers) or self.interrupted:
                     return plan, False  # interrupted: also where the last tuning runs were let finish
                 plan = self.after_tuning()
                 self.live.show(plan)
@@ -113,13 +113,13 @@ class RunSession(Watcher):
                 for one in new:
                     shown.say(one.tuned.line)
                 warn_of_ends(new)
-            return plan, self._run(plan, plan.pending_reported, Role.REPORTED, watchers)
+            return plan, self._run(plan, plan.pending_reported, watchers)
 
-    def _run(self, plan: Plan, pending: Sequence[PlannedRun], role: Role, watchers: Sequence[Watcher]) -> bool:
-        jobs = [self._job(plan, one, role) for one in pending]
+    def _run(self, plan: Plan, pending: Sequence[PlannedRun], watchers: Sequence[Watcher]) -> bool:
+        jobs = [self._job(plan, one) for one in pending]
         return execute(jobs, self.store, workers=self.settings.workers, watchers=watchers)
 
-    def _job(self, plan: Plan, pending: PlannedRun, role: Role) -> Job:
+    def _job(self, plan: Plan, pending: PlannedRun) -> Job:
         settings = self.settings
         return Job(
             intent=Intent(
@@ -127,7 +127,7 @@ class RunSession(Watcher):
                 suite=plan.suite.name,
                 scale=plan.suite.scale,
                 fingerprint=pending.fingerprint,
-                role=role,
+                role=pending.role,
             ),
             store=str(self.store.path),
             threads=settings.threads,

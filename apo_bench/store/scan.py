@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -60,10 +62,20 @@ class Scan:
 
     def find_result(self, run_id: str, fingerprint: Fingerprint) -> RunRecord | None:
         """The newest result of a run that was made with this code and data."""
-        for record in reversed(self.records):
-            if record.run_id == run_id and record.is_result and record.fingerprint == fingerprint:
-                return record
-        return None
+        found = (record for record in reversed(self.results(run_id)) if record.fingerprint == fingerprint)
+        return next(found, None)
+
+    def results(self, run_id: str) -> Sequence[RunRecord]:
+        """The results of a run, of whatever code and data, oldest first."""
+        return self._results.get(run_id, ())
+
+    @cached_property
+    def _results(self) -> Mapping[str, Sequence[RunRecord]]:
+        results: dict[str, list[RunRecord]] = defaultdict(list)
+        for record in self.records:
+            if record.is_result:
+                results[record.run_id].append(record)
+        return dict(results)
 
     def newest(self, fingerprint: Fingerprint | None = None) -> dict[str, RunRecord]:
         """The newest record of each run, results preferred to failures; of this code and data, where it is given."""

@@ -1,0 +1,109 @@
+"""Is a finished run still valid? It is while the code and the data that it depends on are the ones that are here."""
+
+import dataclasses
+from collections.abc import Iterable
+
+from apo_bench.errors import DataError
+from apo_bench.planning.fingerprint import fingerprint
+from apo_bench.plugins.registry import Registry
+from apo_bench.plugins.task import Task
+from apo_bench.records.run import Fingerprint, RunRecord
+from apo_bench.records.spec import RunSpec
+from apo_bench.store.scan import Scan
+
+
+class Sources:
+    """The code and the data that are here now. Tasks are imported, and their data digested, when they are asked for.
+
+    Args:
+        tasks: Registered tasks.
+        optimizers: Registered optimizers.
+
+    Attributes:
+        missing: What is wrong with the data of a task, by its name, as far as tasks have been asked for.
+    """
+
+    def __init__(self, tasks: Registry, optimizers: Registry) -> None:
+        self.tasks = tasks
+        self.optimizers = optimizers
+        self.missing: dict[str, str] = {}
+        self._loaded: dict[str, Task] = {}
+        self._digests: dict[str, str] = {}
+
+    def task(self, name: str) -> Task:
+        """A task, imported once.
+
+        Raises:
+            UsageError: Unknown, or its plugin fails to import.
+        """
+        if name not in self._loaded:
+            self._loaded[name] = self.tasks[name].load()()
+        return self._loaded[name]
+
+    def has_data(self, task: str) -> bool:
+        """Whether the data of a task can be had; `missing` says what is wrong where they cannot."""
+        if task not in self._digests and task not in self.missing:
+            try:
+                self._digests[task] = self.task(task).dataset.digest()
+            except DataError as error:
+                self.missing[task] = str(error)
+        return task in self._digests
+
+    def fingerprint(self, run: RunSpec) -> Fingerprint | None:
+        """What a run would depend on now; `None` where its task, its optimizer or its data are not here.
+
+        Raises:
+            UsageError: The task's plugin fails to import.
+        """
+        name = run.optimizer.name
+        if run.task not in self.tasks.names() or name not in self.optimizers.names() or not self.has_data(run.task):
+            return None
+        return fingerprint(self.tasks[run.task], self.optimizers[name], self._digests[run.task])
+
+
+@dataclasses.dataclass(frozen=True)
+class Reuse:
+    """What a store holds of a run, beside what is here now.
+
+    Attributes:
+        present: Code and data that the run would depend on now.
+        record: The newest result that was made with them; `None` where there is none.
+        changed: Parts of the fingerprint in which the newest result differs; empty where it can be reused, or is none.
+    """
+
+    present: Fingerprint
+    record: RunRecord | None
+    changed: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: RunSpec, sources: Sources, scan: Scan) -> "Reuse":
+        """Look a run up.
+
+        Raises:
+            ValueError: Its task, its optimizer or its data are not here.
+        """
+        present = sources.fingerprint(run)
+        if present is None:
+            raise ValueError(f"{run.title} cannot be run here")
+        record = scan.find_result(run.run_id, present)
+        results = scan.results(run.run_id)
+        changed = results[-1].fingerprint.changes(present) if results and record is None else ()
+        return cls(present, record, changed)
+
+
+def current(records: Iterable[RunRecord], sources: Sources, scan: Scan) -> tuple[list[RunRecord], int]:
+    """The result of each run that was made with the code and data that are here now, as a suite would reuse it.
+
+    Returns:
+        These results, each for the suite that its record was for, and how many others have only results of other code
+        or data.
+    """
+    kept, others = [], 0
+    for record in records:
+        present = sources.fingerprint(record.spec)
+        found = None if present is None else scan.find_result(record.run_id, present)
+        if found is None:
+            others += record.is_result
+        else:
+            kept.append(found.under(suite=record.suite, scale=record.scale, role=record.role))
+    return kept, others
