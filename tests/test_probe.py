@@ -507,7 +507,7 @@ def test_the_command_measures_stores_and_does_not_measure_again(tiny_shell: Shel
     assert len(scan.probes) == 2
     for probed in scan.probes:
         store.keep_probe(_without_noise(probed))
-    assert "stands since" in tiny_shell(*arguments).stdout
+    assert "already measured on" in tiny_shell(*arguments).stdout
     assert len(store.scan().probes) == 4
     tiny_shell("run", "--suite", "classification", "--tasks", "tiny", "--optimizers", "sgdm,apo-p", "--precisions",
                "fp32", "--epochs", "1", "--scale", "smoke", "--threads", "1")  # fmt: skip

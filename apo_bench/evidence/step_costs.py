@@ -93,6 +93,15 @@ def flagged(record: ProbeRecord) -> bool:
     return not costs or bool(record.omitted) or any(cost.flags for _, cost in costs)
 
 
+def doubts(costs: Iterable[tuple[str, StepCost]]) -> dict[str, list[str]]:
+    """Reasons to doubt measurements, each once, with the names of those that it concerns."""
+    found: dict[str, list[str]] = {}
+    for name, cost in costs:
+        for flag in cost.flags:
+            found.setdefault(flag, []).append(name)
+    return found
+
+
 class _Measured(NamedTuple):
     """What a cost of a step is a cost of."""
 

@@ -1,6 +1,7 @@
 """What a probe of a suite is about to measure, and what stands already."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -9,10 +10,9 @@ from apo_bench.errors import UsageError
 from apo_bench.evidence.step_costs import flagged
 from apo_bench.planning.plan import plan
 from apo_bench.plugins.registry import optimizers, tasks
-from apo_bench.records.cell import REFERENCE
+from apo_bench.records.cell import REFERENCE, Cell, Conditions
 from apo_bench.records.probe import ProbeRecord, ProbeSpec
 from apo_bench.records.run import Fingerprint, PrecisionBackend
-from apo_bench.records.schedules import Constant
 from apo_bench.records.spec import Device, OptimizerSpec, Precision
 from apo_bench.records.suite import OptimizerEntry, Suite
 from apo_bench.store.scan import Scan
@@ -54,16 +54,11 @@ def planned_probes(
         UsageError: Unknown or broken task or optimizer, or unknown hyperparameter.
     """
     planned = plan(_with_reference(suite), device, tasks(), optimizers(), scan, compile=compile)
-    found: dict[tuple[str, Precision], list[OptimizerSpec]] = {}
-    fingerprints: dict[tuple[str, str], Fingerprint] = {}
+    found: dict[Conditions, dict[OptimizerSpec, Fingerprint]] = defaultdict(dict)
     unchosen = [search.runs[0] for search in planned.searches if not search.tuned.is_final]
     for planned_run in (*planned.runs, *unchosen):
-        run = planned_run.run
-        optimizer = msgspec.structs.replace(run.optimizer, schedule=Constant())
-        competitors = found.setdefault((run.task, run.precision), [])
-        if optimizer not in competitors:
-            competitors.append(optimizer)
-        fingerprints[run.task, optimizer.name] = planned_run.fingerprint
+        step = Cell.of(planned_run.run).step
+        found[step.conditions].setdefault(step.optimizer, planned_run.fingerprint)
     remarks = dict.fromkeys(planned.unavailable)
     for stand_in in unchosen:
         name, task = stand_in.run.optimizer.name, stand_in.run.task
@@ -71,15 +66,15 @@ def planned_probes(
             f"{name} on {task} is probed at a point of its grid: the setting is not chosen; run the suite first"
         ] = None
     wanted = []
-    for (task, precision), competitors in found.items():
-        reason = _why_not(precision, device)
+    for conditions, fingerprints in found.items():
+        reason = _why_not(conditions.precision, device)
         if reason is not None:
             remarks[reason] = None
             continue
-        competitors.sort(key=lambda optimizer: optimizer.name != REFERENCE)
+        competitors = sorted(fingerprints, key=lambda optimizer: optimizer.name != REFERENCE)
         spec = ProbeSpec(
-            task=task,
-            precision=precision,
+            task=conditions.workload.task,
+            precision=conditions.precision,
             device=device,
             compile=compile,
             threads=threads,
@@ -87,7 +82,7 @@ def planned_probes(
             rounds=rounds,
             competitors=tuple(competitors),
         )
-        own = {optimizer.name: fingerprints[task, optimizer.name] for optimizer in competitors}
+        own = {optimizer.name: fingerprints[optimizer] for optimizer in competitors}
         wanted.append(PlannedProbe(spec, own))
     return wanted, tuple(remarks)
 

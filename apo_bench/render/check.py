@@ -7,10 +7,7 @@ from tabulate import tabulate
 
 from apo_bench.evidence.check import Finding, Quantity, Verdict
 from apo_bench.records.snapshot import Snapshot
-from apo_bench.render.leaderboard import escaped
-from apo_bench.text import quantity
-
-_DASH = "–"
+from apo_bench.text import MISSING, escaped, quantity
 
 
 def check_text(findings: Sequence[Finding], before: Snapshot, now: Snapshot, name: str) -> str:
@@ -28,7 +25,7 @@ def check_markdown(findings: Sequence[Finding], before: Snapshot, now: Snapshot,
         [
             str(finding.verdict),
             escaped(finding.cell),
-            finding.quantity.words if finding.quantity else _DASH,
+            finding.quantity.words if finding.quantity else MISSING,
             _number(finding, finding.before),
             _number(finding, finding.now),
             escaped("; ".join(filter(None, [_change(finding), finding.reason]))),
@@ -88,7 +85,7 @@ def _in_brackets(text: str) -> str:
 
 def _number(finding: Finding, value: float | None) -> str:
     if value is None:
-        return _DASH
+        return MISSING
     if finding.quantity in {Quantity.FLOPS, Quantity.CALLS}:
         return quantity(value)
     if finding.quantity is Quantity.STATE:

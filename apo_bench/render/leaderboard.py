@@ -7,10 +7,9 @@ from tabulate import tabulate
 
 from apo_bench.evidence.intervals import Interval
 from apo_bench.evidence.leaderboard import Leaderboard, Row, Section
+from apo_bench.evidence.step_costs import doubts
 from apo_bench.records.cell import REFERENCE
-from apo_bench.text import quantity
-
-_DASH = "–"
+from apo_bench.text import MISSING, escaped, quantity, seconds, size
 
 _Column = tuple[str, Callable[[Row], str]]
 
@@ -42,9 +41,9 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         lines += ["## Runs without a result", ""]
         lines += [f"- {escaped(title)}: {escaped(message)}" for title, message in board.failures]
         lines.append("")
-    doubts = _doubts(board)
-    if doubts:
-        lines += ["## Doubtful measurements", "", *(f"- {escaped(doubt)}" for doubt in doubts), ""]
+    doubtful = _doubts(board)
+    if doubtful:
+        lines += ["## Doubtful measurements", "", *(f"- {escaped(doubt)}" for doubt in doubtful), ""]
     rows = [row for section in board.sections for row in section.rows]
     parts = [
         (_LEGEND, True),
@@ -119,13 +118,13 @@ _LEGEND_REPORTED = """\
 
 
 def _doubts(board: Leaderboard) -> list[str]:
-    """Reasons to doubt a probe's numbers, each once, with those whom it concerns."""
-    doubts: dict[tuple[str, str], list[str]] = {}
-    for section in board.sections:
-        for row in section.rows:
-            for flag in row.step.flags if row.step else ():
-                doubts.setdefault((section.task, flag), []).append(f"{row.competitor} {row.precision}")
-    return [f"{task}, {', '.join(names)}: {flag}" for (task, flag), names in doubts.items()]
+    """Reasons to doubt a probe's numbers, each once, with the rows that it concerns."""
+    lines = []
+    for task in dict.fromkeys(section.task for section in board.sections):
+        rows = [row for section in board.sections if section.task == task for row in section.rows]
+        flags = doubts((f"{row.competitor} {row.precision}", row.step) for row in rows if row.step)
+        lines += [f"{task}, {', '.join(names)}: {flag}" for flag, names in flags.items()]
+    return lines
 
 
 def _has_reported(section: Section) -> bool:
@@ -153,15 +152,15 @@ def _columns(section: Section, *, compact: bool = False) -> list[_Column]:
         *columns,
         ("training", _training),
         *([("to target", _to_target)] if any(row.reached for row in section.rows) else []),
-        ("memory", lambda row: _size(row.peak_memory_bytes)),
-        ("state", lambda row: _size(row.state_bytes)),
+        ("memory", lambda row: size(row.peak_memory_bytes)),
+        ("state", lambda row: size(row.state_bytes)),
         *(
-            [("overhead", lambda row: _DASH if row.overhead is None else f"{100 * row.overhead:.1f} %")]
+            [("overhead", lambda row: MISSING if row.overhead is None else f"{100 * row.overhead:.1f} %")]
             if any(row.overhead is not None for row in section.rows)
             else []
         ),
         *(
-            [("FLOPs/step", lambda row: _DASH if row.flops_per_step is None else quantity(row.flops_per_step))]
+            [("FLOPs/step", lambda row: MISSING if row.flops_per_step is None else quantity(row.flops_per_step))]
             if any(row.flops_per_step is not None for row in section.rows)
             else []
         ),
@@ -210,23 +209,23 @@ def _score(row: Row, digits: "_Digits") -> str:
 def _ratio(row: Row) -> str:
     """The probed ratio with its half-width; doubtful ones are marked."""
     if row.step is None:
-        return _DASH
+        return MISSING
     half_width = f" ± {_number(row.step.half_width, '#.2g')}" if row.step.half_width else ""
     return f"{row.step.ratio:.2f}{half_width}{' ?' if row.step.flags else ''}"
 
 
 def _training(row: Row) -> str:
-    text = _duration(row.train_seconds)
+    text = seconds(row.train_seconds)
     return f"{text} ({row.disagreeing} of {row.results} left out)" if row.disagreeing else text
 
 
 def _to_target(row: Row) -> str:
     """Steps, and the time they take: by the probe where there is one, else by the runs' own clock."""
     if row.steps_to_target is None:
-        return f"{row.reached} of {row.results} reached it" if row.results else _DASH
+        return f"{row.reached} of {row.results} reached it" if row.results else MISSING
     composed = row.composed_target_seconds is not None
-    seconds = row.composed_target_seconds if composed else row.target_seconds
-    time = "" if seconds is None else f", {_duration(seconds)}{'' if composed else ' (own clock)'}"
+    taken = row.composed_target_seconds if composed else row.target_seconds
+    time = "" if taken is None else f", {seconds(taken)}{'' if composed else ' (own clock)'}"
     return f"{row.steps_to_target:,.0f} steps{time}"
 
 
@@ -256,14 +255,14 @@ def _digits(metric: str) -> _Digits:
 
 def _estimate(interval: Interval | None, digits: _Digits) -> str:
     if interval is None:
-        return _DASH
+        return MISSING
     mean = _number(interval.mean, digits.value)
     return mean if interval.half_width is None else f"{mean} ± {_number(interval.half_width, digits.half_width)}"
 
 
 def _difference(interval: Interval | None, digits: _Digits, *, bold: bool) -> str:
     if interval is None or interval.half_width is None:
-        return _DASH
+        return MISSING
     text = f"{_number(interval.mean, '+' + digits.value)} ± {_number(interval.half_width, digits.half_width)}"
     if interval.excludes_zero:
         return f"**{text}**" if bold else f"{text} *"
@@ -271,29 +270,4 @@ def _difference(interval: Interval | None, digits: _Digits, *, bold: bool) -> st
 
 
 def _number(value: float | None, form: str) -> str:
-    return _DASH if value is None else format(value, form).removesuffix(".")
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return _DASH
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"  # noqa: PLR2004
-
-
-def _size(count: int | None) -> str:
-    if count is None:
-        return _DASH
-    value = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:  # noqa: PLR2004
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.2f} GiB"
-
-
-def escaped(text: str) -> str:
-    """Make a name or message harmless inside a table or a list: one line, no markup."""
-    flat = " ".join(text.split())
-    for character in "\\`*_[]<>|":
-        flat = flat.replace(character, f"\\{character}")
-    return flat
+    return MISSING if value is None else format(value, form).removesuffix(".")

@@ -6,7 +6,7 @@ import sys
 from multiprocessing.context import ForkServerContext
 
 from apo_bench.errors import UsageError
-from apo_bench.evidence.step_costs import step_costs
+from apo_bench.evidence.step_costs import doubts, step_costs
 from apo_bench.execution.probe import ProbeFailedError, probe
 from apo_bench.planning.probe import PlannedProbe, planned_probes, standing
 from apo_bench.records.probe import ProbeRecord, assemble
@@ -114,11 +114,7 @@ class ProbeSession:
         self.printed.append(step_cost_json(record, costs))
         if costs:
             self._tell(step_cost_table(costs))
-        flags: dict[str, list[str]] = {}
-        for probed, cost in costs:
-            for flag in cost.flags:
-                flags.setdefault(flag, []).append(probed.optimizer.name)
-        for flag, names in flags.items():
+        for flag, names in doubts((probed.optimizer.name, cost) for probed, cost in costs).items():
             everybody = len(names) == len(costs) and len(names) > 1
             self._tell(f"doubtful{'' if everybody else ' (' + ', '.join(names) + ')'}: {flag}")
         for left in record.omitted:
