@@ -1,6 +1,7 @@
 """A finished run is reused only while its code and data are those that are here, by `run` and by `check` alike."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -65,17 +66,15 @@ def test_a_failure_is_no_result(sources: Sources) -> None:
     assert reuse.changed == ()
 
 
-def test_what_is_not_installed_or_has_no_data_has_no_fingerprint(
-    sources: Sources, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_not_installed_or_has_no_data_has_no_fingerprint(sources: Sources) -> None:
     optimizer = OptimizerSpec(name="unknown", hyperparameters={})
     assert sources.fingerprint(msgspec.structs.replace(RUN, task="unknown")) is None
     assert sources.fingerprint(msgspec.structs.replace(RUN, optimizer=optimizer)) is None
 
-    def digest(_: object) -> str:
+    def digest() -> str:
         raise DataError("no data here; put them there")
 
-    monkeypatch.setattr(type(sources.task("meats.mlp").dataset), "digest", digest)
+    sources._loaded["meats.mlp"] = SimpleNamespace(dataset=SimpleNamespace(digest=digest))  # type: ignore[assignment]
     missing = msgspec.structs.replace(RUN, task="meats.mlp")
     assert sources.fingerprint(missing) is None
     assert sources.missing == {"meats.mlp": "no data here; put them there"}
