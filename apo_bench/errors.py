@@ -1,4 +1,4 @@
-"""Errors that a user sees as one line: what is wrong, where, and the mend."""
+"""Errors that a user sees as one line: what is wrong, where, and how to fix it."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ class ApoBenchError(Exception):
 
 
 class UsageError(ApoBenchError):
-    """The command, a name or a value is wrong; the message says the mend."""
+    """The command, a name or a value is wrong; the message says how to fix it."""
 
 
 class StoreError(ApoBenchError):

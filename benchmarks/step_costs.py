@@ -77,7 +77,7 @@ class Bench:
         return Batch((inputs,), torch.randint(0, 10, self.shape[:1]))
 
     def problem(self) -> Problem:
-        """The model anew."""
+        """A new model."""
         torch.manual_seed(0)
         model = self.make().to(memory_format=torch.channels_last)
         policy = PrecisionPolicy(Precision.FP32, torch.device("cpu"))

@@ -140,7 +140,7 @@ def print_costs(plan: Plan, options: argparse.Namespace) -> None:
 
 
 def print_plan(plan: Plan, device: Device, options: argparse.Namespace, threads: int) -> None:
-    """Print a row for what is run on each task, how much of it is left, and why anything runs anew."""
+    """Print a row for what is run on each task, how much of it is left, and why finished runs are made again."""
     suite = plan.suite
     print(
         f"suite {suite.name}, scale {suite.scale}, on {device}, {options.workers} x {threads} threads, "
@@ -210,7 +210,7 @@ def _competitors(declared: Sequence[OptimizerEntry]) -> list[str]:
 
 
 def _changes(plan: Plan) -> dict[str, list[str]]:
-    """By what must run anew (an optimizer on a task), the changed parts of its fingerprint."""
+    """By what must run again (an optimizer on a task), the changed parts of its fingerprint."""
     changes: dict[str, list[str]] = {}
     for planned in plan.pending:
         if planned.changed:

@@ -80,7 +80,7 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """The three splits; validation is for tuning, targets and curves, test for the reported score alone."""
+    """The three splits; validation is for tuning, targets and curves, test for the reported score only."""
 
     train: Examples
     validation: Examples

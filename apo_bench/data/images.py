@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from apo_bench.errors import DataError
 
 
-def verified_md5s(name: str, files: Sequence[tuple[Path, str]], mend: str) -> str:
+def verified_md5s(name: str, files: Sequence[tuple[Path, str]], how_to_fix: str) -> str:
     """Hold every file to its published MD5 and return a hash of all of them.
 
     Args:
         name: Of the dataset, for the message.
         files: Paths and MD5s in hexadecimal digits.
-        mend: What to do about a file that is missing or damaged.
+        how_to_fix: What to do about a file that is missing or damaged.
 
     Raises:
         DataError: A file is missing or its MD5 does not hold.
@@ -27,7 +27,7 @@ def verified_md5s(name: str, files: Sequence[tuple[Path, str]], mend: str) -> st
     for path, md5 in files:
         if not check_integrity(str(path), md5):
             state = "damaged (its MD5 does not hold)" if path.exists() else "missing"
-            raise DataError(f"{name}: {path} is {state}; {mend}")
+            raise DataError(f"{name}: {path} is {state}; {how_to_fix}")
     return hashlib.sha256("".join(md5 for _, md5 in files).encode()).hexdigest()
 
 

@@ -178,7 +178,7 @@ def _anew() -> str:
 
 
 def _members(names: Sequence[str]) -> dict[str, str]:
-    """Text of files in the archive, in one pass: to go back in a compressed archive is to read it anew."""
+    """Text of files in the archive, in one pass: to go back in a compressed archive is to read it again."""
     wanted = {PurePosixPath("de-en") / name: name for name in names}
     texts = {}
     try:

@@ -157,7 +157,7 @@ def _without_partner(cell: CellSnapshot, new: Sequence[CellSnapshot]) -> Finding
 def _matched(
     before: Sequence[CellSnapshot], now: Sequence[CellSnapshot]
 ) -> tuple[list[tuple[CellSnapshot, CellSnapshot]], list[CellSnapshot], list[CellSnapshot]]:
-    """Pairs of cells, those of the baseline alone, and the new ones."""
+    """Pairs of cells, those that only the baseline has, and the new ones."""
     pairs = []
     left = list(now)
     unmatched = []

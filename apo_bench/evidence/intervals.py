@@ -53,7 +53,7 @@ def mean_interval(values: Sequence[float], *, comparisons: int = 1) -> Interval:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean of at least two values; 0 where they differ by rounding alone."""
+    """Standard error of the mean of at least two values; 0 where they differ by rounding only."""
     if max(values) - min(values) <= _ROUNDING * max(map(abs, values)):
         return 0.0
     return stdev(values) / math.sqrt(len(values))

@@ -56,7 +56,7 @@ class Row:
         state_bytes: Largest over runs.
         overhead: Share of the training clock that curvature, inverses and meta-updates took; median over runs.
         flops_per_step: Median over runs, the optimizer's own operations included.
-        reported: What the paper prints for this cell; at scale ``paper`` alone, and only where the optimizer has one
+        reported: What the paper prints for this cell; only at scale ``paper``, and only where the optimizer has one
             setting: which of several the paper's would be is not known.
     """
 

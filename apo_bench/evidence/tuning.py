@@ -166,7 +166,7 @@ def last_validation(record: RunRecord) -> float | None:
 
 
 def searches_of(records: Iterable[RunRecord]) -> tuple[GridSearch, ...]:
-    """The grid searches that tuning runs belong to, as far as the runs alone say: they differ in settings only."""
+    """The grid searches that tuning runs belong to, as far as the runs say: they differ in settings only."""
     groups: dict[Contender, list[RunSpec]] = defaultdict(list)
     for record in records:
         run = record.spec

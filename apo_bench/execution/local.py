@@ -1,7 +1,7 @@
 """Runs as isolated processes on this machine.
 
 Every run has a process of its own, forked from a server that has imported torch once: a start costs tens of
-milliseconds, a crash costs one run, and memory is measured on the run alone. The server runs no operator, so
+milliseconds, a crash costs one run, and memory is measured for each run by itself. The server runs no operator, so
 neither OpenMP nor CUDA is initialized before the fork.
 """
 

@@ -11,7 +11,7 @@ class CardUse:
     `start` reads the energy counter, before the first step. `sample`, called at every evaluation while the clocks are
     still those of the training steps just made, reads the clock, the reasons that hold it down, and the processes;
     these are three requests to the driver. `finish` reads the energy counter again. Nothing is read in between, so what
-    happens between two samples is in the energy alone.
+    happens between two samples is only in the energy.
 
     Without a card every result is unknown. Energy is that of the whole card, idle power and the work of other processes
     included. All results are since `start`: a continued run knows nothing of the time before it was taken up.

@@ -23,7 +23,7 @@ QR: the first k columns of Q                   2k² (m − k/3) more           5
 QR: all of Q                                   4 (m² k − m k² + k³/3) more  5.2
 =============================================  ===========================  =============
 
-Eigenvalues alone count like those with vectors, which torch computes too while its operators are watched.
+Eigenvalues without vectors count like those with vectors, which torch computes too while its operators are watched.
 
 Not counted: what acts on one number at a time (activations, losses, the moments of Adam), sums and norms, other
 decompositions.
@@ -99,7 +99,7 @@ def exact_cost(rule: UpdateRule, problem: Problem, draw: Callable[[], "Batch"]) 
 
 
 def _count_step(rule: UpdateRule, problem: Problem, batch: "Batch", kind: Kind | None) -> tuple[int, int] | None:
-    """FLOPs and operator calls of a step of a kind, or of the one that is next; taken anew where something overflowed.
+    """FLOPs and operator calls of a step of a kind, or of the one that is next; taken again where something overflowed.
 
     A stream of gradients that overflows may leave the step applied without what the stream is for, a meta-update or an
     estimate of curvature. Its loss scale falls then.

@@ -37,7 +37,7 @@ def step_kinds(rule: UpdateRule) -> tuple[Kind, ...]:
 
     Returns:
         All kinds that occur, plain steps first; their shares add up to 1. A rule that is not `Periodic`, or whose
-        ``intervals`` are empty, has plain steps alone.
+        ``intervals`` are empty, has plain steps only.
 
     Raises:
         ValueError: An interval is below 1.

@@ -133,7 +133,7 @@ class NvmlCard:
     def throttle_reasons(self) -> tuple[str, ...]:
         """See `Card.throttle_reasons`."""
         bits: int | None = self._ask("nvmlDeviceGetCurrentClocksEventReasons", self._handle)
-        if bits is None:  # drivers before 535 know the older name alone
+        if bits is None:  # drivers before 535 know only the older name
             bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", self._handle)
         if bits is None:
             return ()

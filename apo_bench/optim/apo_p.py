@@ -121,7 +121,7 @@ class APOP:
         self._factor = factor
 
     def step(self, batch: Batch) -> StepResult:
-        """Step with the present P; every K steps adapt P and take the step anew with it."""
+        """Step with the present P; every K steps adapt P and take the step again with it."""
         problem = self.problem
         meta = self.steps % self.interval == 0 and self._meta is not None
         random_state = problem.random_state() if meta else {}

@@ -58,7 +58,7 @@ class Factors(NamedTuple):
 
 
 class SpatialFactors(NamedTuple):
-    """The learned matrices of one convolution, with A = A_KK ⊗ A_CC; an input column for the bias stands alone.
+    """The learned matrices of one convolution, with A = A_KK ⊗ A_CC; an input column for the bias is apart.
 
     Attributes:
         A_CC: Channels.

@@ -89,7 +89,7 @@ class ProximalObjective:
 
         Args:
             decay: Coefficient of an L2 penalty that is part of the loss (coupled weight decay), by parameter. It is
-                part of Q too, or the meta-gradient would work against it; decoupled decay is part of the update alone.
+                part of Q too, or the meta-gradient would work against it; decoupled decay is part of the update only.
 
         Returns:
             q, in the order of `Problem.parameters`, from the stream ``meta``; its overflow says nothing about the step.

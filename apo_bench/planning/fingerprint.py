@@ -1,6 +1,6 @@
 """Which code a run depends on: hashes of what modules do, of what they import, and of library versions.
 
-Found from the source text alone, so that nothing is imported. The result decides whether a finished run is reused: an
+Found from the source text only, so that nothing is imported. The result decides whether a finished run is reused: an
 edited optimizer runs again, an edited report does not.
 
 A module counts by its syntax tree without docstrings, comments and imports of modules that are hashed themselves. Such

@@ -23,7 +23,7 @@ def datasets() -> "dict[str, Dataset]":
 
 
 def what_is_wrong(dataset: "Dataset") -> str | None:
-    """Why a dataset cannot be used, with the mend; `None` when it is here and whole."""
+    """Why a dataset cannot be used, and how to fix it; `None` when it is here and whole."""
     try:
         dataset.digest()
     except DataError as error:

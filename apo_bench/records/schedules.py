@@ -1,4 +1,4 @@
-"""Learning-rate schedules as frozen values: a factor on the learning rate, a function of the step alone.
+"""Learning-rate schedules as frozen values: a factor on the learning rate, a function of the step only.
 
 A schedule is part of a competitor's declaration and so of a run's identity. Each begins with a linear warm-up
 over ``warmup``, a fraction of the run.

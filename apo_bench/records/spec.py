@@ -84,8 +84,8 @@ class OptimizerSpec(Frozen, frozen=True, omit_defaults=True):
 class RunSpec(Frozen, frozen=True, omit_defaults=True):
     """Everything that determines one run, apart from code and data.
 
-    Fields at their defaults stay out of the file and of the identity, so that a field added later leaves the identity
-    of old runs alone.
+    Fields at their defaults stay out of the file and of the identity, so that a field added later does not change the
+    identity of old runs.
     """
 
     task: str

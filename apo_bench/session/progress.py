@@ -55,7 +55,7 @@ class Display(Watcher):
         pass
 
     def expect(self, expected: dict[str, float | None]) -> None:
-        """Learn anew which runs are still to be made: expected training seconds by run identity."""
+        """Learn again which runs are still to be made: expected training seconds by run identity."""
         self._expected = dict(expected)
         self.runs = self.done + len(expected)
 

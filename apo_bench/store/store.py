@@ -138,7 +138,7 @@ class Store:
             lock.release()
 
     def result(self, intent: Intent) -> RunRecord | None:
-        """The newest result of a run with its code and data, read anew."""
+        """The newest result of a run with its code and data, read from the disk."""
         run_id = intent.spec.run_id
         return self.scan(run_id).find_result(run_id, intent.fingerprint)
 

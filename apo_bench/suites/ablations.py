@@ -11,7 +11,7 @@ from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 INITIAL_RATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """E9: four decades."""
 PROXIMITY = (0.0, 0.1, 1.0, 10.0)
-"""E10: λ_FSD and λ_WSD; where one is 0 the other is alone, and where both are, only the loss holds the step back."""
+"""E10: λ_FSD and λ_WSD; where one is 0 only the other acts, and where both are, only the loss holds the step back."""
 INTERVALS = (1, 5, 10, 50, 100)
 """E12: K."""
 _APO = ("apo-lr-sgdm", "apo-p")

@@ -123,7 +123,7 @@ class CorrectedCurvature(KroneckerCurvature):
         self.S_OI: Tensor | None = None
 
     def refresh(self) -> None:
-        """Find the eigenvectors anew and carry the second moments over to them.
+        """Find the eigenvectors again and carry the second moments over to them.
 
         A diagonal S in the old basis is (Rᵀ)² S R² on the diagonal of the new one, R being the rotations between them.
         """

@@ -75,7 +75,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        for name, holds, mend in (
+        for name, holds, fix in (
             ("lr", self.lr > 0, "above 0"),
             ("damping", self.damping > 0, "above 0"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
@@ -86,7 +86,7 @@ class Settings:
             ("inverse_interval", self.inverse_interval >= 1, "1 or more"),
         ):
             if not holds:
-                raise UsageError(f"KFAC: {name} {getattr(self, name)} makes no sense; give one {mend}")
+                raise UsageError(f"KFAC: {name} {getattr(self, name)} makes no sense; give one {fix}")
         if self.solver is Solver.CHOLESKY and self.form is Damping.UNFACTORED:
             raise UsageError("KFAC: unfactored damping needs eigenvectors; give solver 'eigen', or form 'factored'")
 
