@@ -104,7 +104,7 @@ def _compare(
     holds = not any(finding.verdict.fails for finding in findings)
     if options.output is not None:
         write(options.output, check_markdown(findings, before, now, name).encode())
-    with contextlib.suppress(BrokenPipeError):  # whoever reads has enough; the verdict stands
+    with contextlib.suppress(BrokenPipeError):  # the reader closed the pipe; the verdict stands
         if options.json:
             found = [dataclasses.asdict(finding) for finding in findings]
             told = {"suite": before.suite, "scale": before.scale, "holds": holds, "findings": found}

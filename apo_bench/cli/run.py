@@ -152,7 +152,7 @@ def _ask(plan: "Plan", options: argparse.Namespace) -> None:
     """Have hours of work confirmed.
 
     Raises:
-        UsageError: There is nobody to ask, or the answer is no.
+        UsageError: The standard input is no terminal, or the answer is no.
     """
     from apo_bench.records.spec import Scale
     from apo_bench.text import duration

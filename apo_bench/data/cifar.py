@@ -29,7 +29,7 @@ def _class(name: str) -> "type[CIFAR10]":
     return classes[name]
 
 
-def _mend(name: str) -> str:
+def _how_to_fix(name: str) -> str:
     cls = _class(name)
     return (
         f"run `apo-bench data fetch {name}`, or unpack {cls.filename} so that {data_folder() / cls.base_folder} exists "
@@ -70,8 +70,8 @@ def _digest(name: str, folder: Path) -> str:
     expected = [*cls.train_list, *cls.test_list, [cls.meta["filename"], cls.meta["md5"]]]
     base = folder / cls.base_folder
     if not base.is_dir():
-        raise DataError(f"{name} is not in {folder}; {_mend(name)}")
-    return verified_md5s(name, [(base / file, md5) for file, md5 in expected], _mend(name))
+        raise DataError(f"{name} is not in {folder}; {_how_to_fix(name)}")
+    return verified_md5s(name, [(base / file, md5) for file, md5 in expected], _how_to_fix(name))
 
 
 def fetch(name: str) -> None:
@@ -84,7 +84,7 @@ def fetch(name: str) -> None:
         data_folder().mkdir(parents=True, exist_ok=True)
         _class(name)(str(data_folder()), download=True)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"cannot download {_class(name).url} ({error}); {_mend(name)}") from error
+        raise DataError(f"cannot download {_class(name).url} ({error}); {_how_to_fix(name)}") from error
     _digest.cache_clear()
 
 

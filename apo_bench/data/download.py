@@ -12,7 +12,7 @@ def download(urls: Sequence[str], file: Path, *, checksum: str | None = None) ->
     Args:
         urls: Addresses of the same file.
         file: Where it goes; folders are made.
-        checksum: ``"md5:..."`` or ``"sha256:..."`` of its contents, where somebody publishes it.
+        checksum: ``"md5:..."`` or ``"sha256:..."`` of its contents, where its publisher gives one.
 
     Raises:
         DataError: No address has it, or not with this checksum, or there is no network.

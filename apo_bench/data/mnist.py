@@ -91,10 +91,10 @@ def digest(name: str) -> str:
 @functools.cache
 def _digest(name: str, folder: Path) -> str:
     files = [(folder / name / file, md5) for file, md5 in _class(name).resources]
-    return verified_md5s(name, files, _mend(name))
+    return verified_md5s(name, files, _how_to_fix(name))
 
 
-def _mend(name: str) -> str:
+def _how_to_fix(name: str) -> str:
     return (
         f"run `apo-bench data fetch {name}`, or put its four original .gz files into {data_folder() / name} "
         "($APO_BENCH_DATA names another folder)"
@@ -119,17 +119,17 @@ def _idx(file: Path, shape: tuple[int, ...], name: str) -> NDArray[np.uint8]:
     try:
         content = gzip.decompress(file.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{name}: {file} cannot be unpacked ({error}); {_mend(name)}") from error
+        raise DataError(f"{name}: {file} cannot be unpacked ({error}); {_how_to_fix(name)}") from error
     header = bytes([0, 0, _UNSIGNED_BYTES, len(shape)])
     if content[:4] != header:
-        raise DataError(f"{name}: {file} starts with {content[:4].hex()}, expected {header.hex()}; {_mend(name)}")
+        raise DataError(f"{name}: {file} starts with {content[:4].hex()}, expected {header.hex()}; {_how_to_fix(name)}")
     start = 4 + 4 * len(shape)
     found = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4))
     if found != shape:
-        raise DataError(f"{name}: {file} has the dimensions {found}, expected {shape}; {_mend(name)}")
+        raise DataError(f"{name}: {file} has the dimensions {found}, expected {shape}; {_how_to_fix(name)}")
     if len(content) != start + int(np.prod(shape)):
         raise DataError(
-            f"{name}: {file} has {len(content) - start} numbers, expected {int(np.prod(shape))}; {_mend(name)}"
+            f"{name}: {file} has {len(content) - start} numbers, expected {int(np.prod(shape))}; {_how_to_fix(name)}"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 

@@ -93,7 +93,7 @@ def digest(table: Table) -> str:
     if table.url is None:
         return verified_digest(_EMBEDDED)
     if not table.archive.exists():
-        raise DataError(f"{table.name}: {table.archive} is missing; {_mend(table)}")
+        raise DataError(f"{table.name}: {table.archive} is missing; {_how_to_fix(table)}")
     return lock.check(table.archive)
 
 
@@ -112,7 +112,7 @@ def fetch(table: Table) -> None:
     lock.check(table.archive)
 
 
-def _mend(table: Table) -> str:
+def _how_to_fix(table: Table) -> str:
     return (
         f"run `apo-bench data fetch {table.name}`, or put {table.url} there "
         "($APO_BENCH_DATA names another folder than the cache)"

@@ -88,7 +88,7 @@ def step_costs(record: ProbeRecord) -> list[tuple[Probed, StepCost]]:
 
 
 def flagged(record: ProbeRecord) -> bool:
-    """Whether any number of a probe is doubtful, or somebody is missing from it."""
+    """Whether any number of a probe is doubtful, or an optimizer is missing from it."""
     costs = step_costs(record)
     return not costs or bool(record.omitted) or any(cost.flags for _, cost in costs)
 
@@ -177,7 +177,7 @@ def _cost(probed: Probed, reference: Sequence[Sequence[float]], machine: tuple[s
 
 
 def _machine_flags(record: ProbeRecord, reference: Sequence[Sequence[float]]) -> tuple[str, ...]:
-    """Doubts that hold for everybody in a probe."""
+    """Doubts that hold for all optimizers of a probe."""
     flags = []
     foreign = max((cores for cores in record.foreign_cores if cores is not None), default=0.0)
     if foreign > max(FOREIGN_CORES, 0.02 * record.environment.cpu_count):

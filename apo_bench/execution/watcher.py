@@ -36,31 +36,31 @@ class Watchers(Watcher):
         self._watchers = tuple(watchers)
 
     def started(self, run: RunSpec) -> None:
-        """Tell everyone."""
+        """Tell all watchers."""
         for watcher in self._watchers:
             watcher.started(run)
 
     def event(self, run: RunSpec, event: Event) -> None:
-        """Tell everyone."""
+        """Tell all watchers."""
         for watcher in self._watchers:
             watcher.event(run, event)
 
     def finished(self, run: RunSpec, outcome: Outcome) -> None:
-        """Tell everyone."""
+        """Tell all watchers."""
         for watcher in self._watchers:
             watcher.finished(run, outcome)
 
     def elsewhere(self, runs: int) -> None:
-        """Tell everyone."""
+        """Tell all watchers."""
         for watcher in self._watchers:
             watcher.elsewhere(runs)
 
     def warn(self, message: str) -> None:
-        """Tell everyone."""
+        """Tell all watchers."""
         for watcher in self._watchers:
             watcher.warn(message)
 
     def draining(self, runs: int) -> None:
-        """Tell everyone."""
+        """Tell all watchers."""
         for watcher in self._watchers:
             watcher.draining(runs)

@@ -47,7 +47,7 @@ class Combined(torch.optim.Optimizer):
         """Only while the parts are put together.
 
         Raises:
-            UsageError: Afterwards: nobody could tell whose group it is.
+            UsageError: Afterwards: a group could no longer be told from others.
         """
         if hasattr(self, "optimizers"):
             raise UsageError("add the group to one of the optimizers before they are combined")

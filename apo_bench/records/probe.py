@@ -1,7 +1,7 @@
 """The record of a probe: what a step costs, measured side by side; raw times, so that statistics can be done again.
 
-A probe takes one task, precision and device. In each of several processes, one after the other and with nothing beside it, all
-competitors are set up; then every kind of step of every competitor is timed in rounds.
+A probe takes one task, precision and device. In each of several processes, one after the other and with nothing beside
+them, all competitors are set up; then every kind of step of every competitor is timed in rounds.
 """
 
 import hashlib

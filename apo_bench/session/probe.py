@@ -115,8 +115,8 @@ class ProbeSession:
         if costs:
             self._tell(step_cost_table(costs))
         for flag, names in doubts((probed.optimizer.name, cost) for probed, cost in costs).items():
-            everybody = len(names) == len(costs) and len(names) > 1
-            self._tell(f"doubtful{'' if everybody else ' (' + ', '.join(names) + ')'}: {flag}")
+            is_for_all = len(names) == len(costs) and len(names) > 1
+            self._tell(f"doubtful{'' if is_for_all else ' (' + ', '.join(names) + ')'}: {flag}")
         for left in record.omitted:
             self.failures += 1
             print(f"apo-bench: {record.spec.title}: {left.optimizer.name} left out: {left.message}", file=sys.stderr)

@@ -6,7 +6,7 @@
       runs/<run_id>-<attempt>/     record.json, events.jsonl, output.log     finished; never changed again
       active/<run_id>-<attempt>/   intent.json, events.jsonl, checkpoint     being written, or waiting to be continued
       probes/<probe_id>-<attempt>.json, output.log                           what steps cost; never changed again
-      damaged/                     what could not be read, set aside by whoever runs; never what a later version wrote
+      damaged/                     what could not be read, set aside by `run`; never what a later version wrote
       locks/<run_id>.lock          held by the process that runs it; probe-<device>.lock by one that probes
       suites/<suite>-<scale>/<run_id>   counts in that suite too, although it was made for another; its role there
       leaderboards/                rewritten at will
