@@ -1,8 +1,8 @@
 """Checksums of downloaded files that their publisher gives none for: recorded at first use, and verified ever after.
 
 They stand in ``checksums.lock`` in the data folder, in the format of ``sha256sum``, so that ``sha256sum -c`` checks
-them too, and so that the lock of another machine can be put there before fetching. What the first download brought is taken on trust;
-that it is still the same, and is the same for all runs, is not.
+them too, and so that the lock of another machine can be put there before fetching. What the first download brought is
+taken on trust; that it is still the same, and is the same for all runs, is not.
 """
 
 import functools
