@@ -476,20 +476,22 @@ def look_at_records(setting: Setting) -> tuple[list[Check], dict[str, Any]]:
     """Read what the parts ``run`` and ``probe`` have stored."""
     import torch
 
-    from apo_bench.cli.selection import select
+    from apo_bench.cli.selection import Selection
     from apo_bench.measure.environment import device_name
     from apo_bench.planning.plan import plan
     from apo_bench.plugins.registry import optimizers, tasks
-    from apo_bench.records.spec import Device, Scale
+    from apo_bench.records.spec import Device, Precision, Scale
     from apo_bench.store.store import Store
 
-    asked = argparse.Namespace(
-        suite="classification", tasks=setting.tasks, optimizers=",".join(OPTIMIZERS), precisions=",".join(PRECISIONS),
-        epochs=None, seeds=None, set=None,
-    )  # fmt: skip
+    asked = Selection(
+        suite="classification",
+        tasks=tuple(setting.tasks.split(",")),
+        optimizers=tuple(OPTIMIZERS),
+        precisions=tuple(map(Precision, PRECISIONS)),
+    )
     scan = Store(setting.store).scan()
     device = Device(setting.device)
-    planned = plan(select(asked, Scale.SMOKE), device, tasks(), optimizers(), scan)
+    planned = plan(asked.at(Scale.SMOKE), device, tasks(), optimizers(), scan)
     newest = scan.newest()
     failed = {run_id: record for run_id, record in newest.items() if not record.is_result}
     made = {run.run.title: run.reused or failed.get(run.run.run_id) for run in planned.runs}

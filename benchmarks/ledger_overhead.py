@@ -74,8 +74,8 @@ _NOTHING = contextlib.nullcontext()
 
 def without_ledger(loop: Loop) -> Loop:
     """The same loop with nothing to measure it."""
-    loop.clock = _NoClock()
-    loop.problem._ledger = None  # noqa: SLF001 - only a benchmark wants it
+    loop.setup.clock = _NoClock()
+    loop.setup.problem._ledger = None  # noqa: SLF001 - only a benchmark wants it
     return loop
 
 

@@ -16,7 +16,7 @@ import pytest
 from test_leaderboard import record
 from test_probe import MADE_ON, made_probe
 
-from apo_bench.records.outcome import Crashed, Diverged
+from apo_bench.records.outcome import Crashed, Diverged, Reason
 from apo_bench.records.probe import Omitted, ProbeRecord
 from apo_bench.records.run import Cost, PrecisionBackend, PrecisionFacts, RunRecord
 from apo_bench.records.spec import Device, OptimizerSpec, Precision
@@ -313,7 +313,7 @@ def test_runs_as_they_should_be_pass() -> None:
     [
         (None, "every planned run has a result"),
         (made_run(outcome=Crashed(message="killed")), "every planned run has a result"),
-        (made_run(outcome=Diverged(step=3, reason="loss")), "no run diverged"),
+        (made_run(outcome=Diverged(step=3, reason=Reason.TRAINING_LOSS)), "no run diverged"),
         (made_run().under(spec=record("sgdm", 0, 80.0).spec), "runs were made on cuda, on this machine's"),
         (made_run(environment=MADE_ON), "runs were made on cuda, on this machine's"),
         (made_run(environment=None), "runs were made on cuda, on this machine's"),
@@ -343,10 +343,10 @@ def test_each_check_of_runs_can_fail(run: RunRecord | None, check: str) -> None:
 
 
 def test_a_diverged_run_and_a_missing_one_are_named() -> None:
-    diverged = made_run(outcome=Diverged(step=3, reason="the loss is not finite"))
+    diverged = made_run(outcome=Diverged(step=3, reason=Reason.TRAINING_LOSS))
     checks = acceptance.run_checks({"a": diverged, "b": None}, device="cuda", device_name=CARD)
     by_name = {check.name: check.value["wrong"] for check in checks}
-    assert by_name["no run diverged"] == {diverged.spec.title: "the loss is not finite"}
+    assert by_name["no run diverged"] == {diverged.spec.title: "training loss is not finite"}
     assert by_name["every planned run has a result"] == ["b: no record"]
 
 

@@ -393,7 +393,7 @@ def test_freezing_p_changes_the_validation_curve() -> None:
         )
         loop = prepare(spec, fashion_mnist_20k_lenet(), competitor, CPU)
         curve = []
-        while loop.taken < loop.total_steps:
+        while loop.state.taken < loop.setup.total_steps:
             loop.block(20)
             curve.append(loop.validate()[1])
         curves.append(torch.tensor(curve))

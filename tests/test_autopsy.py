@@ -23,17 +23,19 @@ from apo_bench.plugins.task import Task
 from apo_bench.problem.objectives import TokenCrossEntropy
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import StepResult, UpdateRule
-from apo_bench.records.outcome import Diverged, Exhausted, NonFinite
+from apo_bench.records.outcome import Diverged, Exhausted, NonFinite, Reason
 from apo_bench.records.run import PrecisionBackend
 from apo_bench.records.spec import Precision, RunSpec
 from apo_bench.training import autopsy, trainer
 from apo_bench.training.checkpoint import Checkpoints
-from apo_bench.training.loop import GIVE_UP, Loop, Training
+from apo_bench.training.loop import GIVE_UP, Loop
+from apo_bench.training.result import Training
 from apo_bench.training.trainer import prepare, train
+from apo_bench.training.watched import WatchedProblem
 
 CPU = torch.device("cpu")
 INF = float("inf")
-LOSS = "training loss is not finite"
+LOSS = Reason.TRAINING_LOSS
 Change = Callable[["_Changed"], None]
 
 
@@ -216,7 +218,7 @@ def test_a_skipped_step_that_leaves_something_behind_is_a_finding() -> None:
 
     outcome = _diverged(_run(before=before, after=after, precision=Precision.FP16))
     first = NonFinite(step=12, tensor="activation 0", dtype="float16")
-    assert outcome == Diverged(step=20, reason="validation loss is not finite", first=first)
+    assert outcome == Diverged(step=20, reason=Reason.VALIDATION, first=first)
 
 
 def test_a_run_that_gave_up_is_looked_at_in_its_last_step() -> None:
@@ -375,7 +377,7 @@ def test_only_the_last_steps_are_looked_at_tensor_by_tensor(monkeypatch: pytest.
     watch = autopsy._SecondLook._watch_step
 
     def noting(look: autopsy._SecondLook) -> None:
-        watched.append(look.loop.taken + 1)
+        watched.append(look.loop.state.taken + 1)
         watch(look)
 
     monkeypatch.setattr(autopsy._SecondLook, "_watch_step", noting)
@@ -406,7 +408,7 @@ def test_a_buffer_that_only_evaluation_reads_is_found_where_it_was_spoiled() -> 
     task = dataclasses.replace(TASK, evaluation_interval=10)
     training = _run(after=after, task=task, epochs=10, made=made)
     first = NonFinite(step=33, tensor="buffer 1.running_var", dtype="float32")
-    assert _diverged(training) == Diverged(step=100, reason="validation loss is not finite", first=first)
+    assert _diverged(training) == Diverged(step=100, reason=Reason.VALIDATION, first=first)
     assert [rule.made for rule in made] == [100, 40, 33]
 
 
@@ -420,7 +422,7 @@ class _OnlyInEvaluation(nn.Module):
 def test_what_happens_in_evaluation_alone_is_found_there() -> None:
     outcome = _diverged(_run(task=_plain(nn.Linear(64, 4), _OnlyInEvaluation())))
     first = NonFinite(step=30, tensor="activation 2", dtype="float32")
-    assert outcome == Diverged(step=30, reason="validation loss is not finite", first=first)
+    assert outcome == Diverged(step=30, reason=Reason.VALIDATION, first=first)
 
 
 def test_what_happens_on_test_data_alone_is_found_there() -> None:
@@ -437,7 +439,7 @@ def test_what_happens_on_test_data_alone_is_found_there() -> None:
     )
     outcome = _diverged(_run(task=task))
     first = NonFinite(step=30, tensor="activation 0", dtype="float32")
-    assert outcome == Diverged(step=30, reason="test metric is not finite", first=first)
+    assert outcome == Diverged(step=30, reason=Reason.TEST, first=first)
 
 
 class _Masked(nn.Module):
@@ -488,11 +490,11 @@ def test_a_second_look_that_fails_leaves_the_outcome(
 ) -> None:
     calls = []
 
-    def failing(*arguments: Any) -> Loop:
+    def failing(*arguments: Any, **fields: Any) -> Loop:
         calls.append(arguments)
         if len(calls) > 1:
             raise torch.OutOfMemoryError("no memory\nleft")
-        return prepare(*arguments)
+        return prepare(*arguments, **fields)
 
     monkeypatch.setattr(trainer, "prepare", failing)
     training = _run(after=_spoil_parameter(14, "5.bias"))
@@ -525,9 +527,9 @@ def test_a_compiled_run_is_looked_at_without_compilation(monkeypatch: pytest.Mon
     """The compiler itself is left out here."""
     specs: list[RunSpec] = []
 
-    def noting(run: RunSpec, *arguments: Any) -> Loop:
+    def noting(run: RunSpec, *arguments: Any, **fields: Any) -> Loop:
         specs.append(run)
-        return prepare(msgspec.structs.replace(run, compile=False), *arguments)
+        return prepare(msgspec.structs.replace(run, compile=False), *arguments, **fields)
 
     monkeypatch.setattr(trainer, "prepare", noting)
     compiled = msgspec.structs.replace(run_spec(), compile=True)
@@ -556,8 +558,8 @@ TRANSLATION = dataclasses.replace(
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.PURE_BF16])
 @pytest.mark.parametrize("optimizer", ["sgdm", "apo-p", "kfac"])
-@pytest.mark.parametrize("reason", [LOSS, "validation loss is not finite", "test metric is not finite"])
-def test_a_healthy_transformer_has_no_finding(optimizer: str, precision: Precision, reason: str) -> None:
+@pytest.mark.parametrize("reason", [LOSS, Reason.VALIDATION, Reason.TEST])
+def test_a_healthy_transformer_has_no_finding(optimizer: str, precision: Precision, reason: Reason) -> None:
     """Its masks are infinities; looked at as if it had diverged."""
     own = optimizers()[optimizer].load()
     spec = run_spec(optimizer, precision=precision, epochs=2)
@@ -569,7 +571,7 @@ def test_a_healthy_transformer_has_no_finding(optimizer: str, precision: Precisi
     competitor: Competitor[Any] = dataclasses.replace(own, build=build)
 
     def make() -> Loop:
-        return prepare(spec, TRANSLATION, competitor, CPU)
+        return prepare(spec, TRANSLATION, competitor, CPU, problem=WatchedProblem)
 
     assert autopsy.first_non_finite(make, Diverged(step=12, reason=reason), 12) is None
     assert taken == list(range(1, 13))

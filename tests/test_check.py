@@ -16,7 +16,7 @@ from apo_bench.errors import UsageError
 from apo_bench.evidence.check import Finding, Quantity, Tolerances, Verdict, check
 from apo_bench.evidence.snapshot import snapshot_of
 from apo_bench.plugins.registry import optimizers
-from apo_bench.records.outcome import Crashed, Diverged
+from apo_bench.records.outcome import Crashed, Diverged, Reason
 from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Cost, Direction, Fingerprint, PrecisionBackend, RunRecord
 from apo_bench.records.snapshot import Snapshot, decode_snapshot, encode_snapshot
@@ -199,7 +199,7 @@ def test_a_tolerance_of_quality_is_in_the_metrics_unit() -> None:
 
 
 def test_a_new_divergence_is_worse_and_one_that_is_gone_is_better() -> None:
-    lost = [*runs()[:2], run(seed=2, score=None, outcome=Diverged(step=7, reason="loss"))]
+    lost = [*runs()[:2], run(seed=2, score=None, outcome=Diverged(step=7, reason=Reason.TRAINING_LOSS))]
     assert found(runs(), lost)[Quantity.QUALITY] == (Verdict.WORSE, "diverged: seed 2 at step 7")
     assert found(lost, runs())[Quantity.QUALITY] == (Verdict.BETTER, "no longer diverges: seed 2")
     assert found(lost, lost)[Quantity.QUALITY][0] is Verdict.HOLDS
@@ -309,7 +309,7 @@ def test_a_probe_of_other_code_is_none_of_the_run() -> None:
 
 def test_a_baseline_is_read_back_as_it_was_written() -> None:
     made = held(
-        [*runs(interval=10), run("adam", score=None, outcome=Diverged(step=3, reason="loss"))],
+        [*runs(interval=10), run("adam", score=None, outcome=Diverged(step=3, reason=Reason.TRAINING_LOSS))],
         ratios(random.Random(0), 1.4),
     )
     data = encode_snapshot(made)

@@ -50,10 +50,10 @@ def test_every_cell_trains_natively_and_repeats_itself(optimizer: str, precision
 def test_weights_and_batches_are_those_of_a_cpu() -> None:
     competitor = optimizers()["sgdm"].load()
     loops = [prepare(run_spec(), TASK, competitor, device) for device in (torch.device("cpu"), CUDA)]
-    for one, other in zip(*(loop.problem.model.state_dict().values() for loop in loops), strict=True):
+    for one, other in zip(*(loop.setup.problem.model.state_dict().values() for loop in loops), strict=True):
         assert torch.equal(one, other.cpu())
     for _ in range(25):
-        cpu, cuda = (loop.batches.draw() for loop in loops)
+        cpu, cuda = (loop.setup.batches.draw() for loop in loops)
         assert torch.equal(cpu.targets, cuda.targets.cpu())
         assert torch.equal(cpu.inputs[0], cuda.inputs[0].cpu())
 

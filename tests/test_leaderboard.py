@@ -10,7 +10,7 @@ from apo_bench.evidence.intervals import mean_interval
 from apo_bench.evidence.leaderboard import leaderboard, planned_leaderboard
 from apo_bench.evidence.table import run_table
 from apo_bench.records.events import CurvePoint
-from apo_bench.records.outcome import Crashed, Diverged, Exhausted, NonFinite, Outcome
+from apo_bench.records.outcome import Crashed, Diverged, Exhausted, NonFinite, Outcome, Reason
 from apo_bench.records.run import (
     SCHEMA,
     Cost,
@@ -142,7 +142,7 @@ def test_less_is_better_where_the_metric_says_so() -> None:
 
 
 def test_a_cell_with_a_diverged_run_has_no_mean_and_ranks_last() -> None:
-    records = [record("adam", 0, 99.0), record("adam", 1, None, outcome=Diverged(step=3, reason="loss"))]
+    records = [record("adam", 0, 99.0), record("adam", 1, None, outcome=Diverged(step=3, reason=Reason.TRAINING_LOSS))]
     records += [record("sgdm", 0, 10.0), record("sgdm", 1, 10.0)]
     board = leaderboard("s", Scale.LOCAL, records)
     last = board.sections[0].rows[-1]
@@ -250,7 +250,7 @@ def _with_losses(made: RunRecord, *losses: float) -> RunRecord:
 def test_training_loss_is_the_last_of_the_curve_over_seeds() -> None:
     made = [_with_losses(record("sgdm", seed, 80.0), 2.0, loss) for seed, loss in enumerate((0.5, 0.25, 0.75))]
     made.append(_with_losses(record("adam", 0, 81.0), 2.0, 1.23456e-7))
-    lost = record("kfac", 0, None, outcome=Diverged(step=12, reason="loss"))
+    lost = record("kfac", 0, None, outcome=Diverged(step=12, reason=Reason.TRAINING_LOSS))
     board = leaderboard("s", Scale.LOCAL, [*made, _with_losses(lost, 2.0), record("sgd", 0, 1.0)])
     rows = {row.competitor: row for row in board.sections[0].rows}
     assert rows["sgdm"].train_loss == mean_interval([0.5, 0.25, 0.75])

@@ -11,7 +11,7 @@ from test_leaderboard import FACTS, record
 from apo_bench.evidence.leaderboard import leaderboard
 from apo_bench.evidence.reported import parse, reported, reported_value
 from apo_bench.plugins.registry import optimizers, tasks
-from apo_bench.records.outcome import Diverged
+from apo_bench.records.outcome import Diverged, Reason
 from apo_bench.records.run import RunRecord
 from apo_bench.records.spec import Precision, Scale
 from apo_bench.render.leaderboard import leaderboard_markdown, leaderboard_text
@@ -111,5 +111,5 @@ def test_no_one_of_several_settings_is_taken_for_the_papers() -> None:
 
 
 def test_a_diverged_cell_still_shows_what_the_paper_prints() -> None:
-    made = record("kfac", 0, None, task="cifar10.lenet", outcome=Diverged(step=3, reason="loss"))
+    made = record("kfac", 0, None, task="cifar10.lenet", outcome=Diverged(step=3, reason=Reason.TRAINING_LOSS))
     assert re.search(r"diverged 1 of 1 \| +76\.63 ", _page(Scale.PAPER, made))

@@ -23,6 +23,7 @@ from apo_bench.records.outcome import (
     Outcome,
     OutOfMemory,
     Reached,
+    Reason,
 )
 from apo_bench.records.run import (
     SCHEMA,
@@ -94,8 +95,10 @@ def store(tmp_path: Path) -> Store:
     [
         Exhausted(),
         Reached(step=3, target=85.0),
-        Diverged(step=7, reason="loss"),
-        Diverged(step=7, reason="loss", first=NonFinite(step=6, tensor="gradient w (meta)", dtype="float16")),
+        Diverged(step=7, reason=Reason.TRAINING_LOSS),
+        Diverged(
+            step=7, reason=Reason.TRAINING_LOSS, first=NonFinite(step=6, tensor="gradient w (meta)", dtype="float16")
+        ),
         OutOfMemory(message="m"),
         Crashed(message="m"),
         Interrupted(),

@@ -29,7 +29,8 @@ from apo_bench.records.outcome import Diverged, Exhausted, NonFinite, Reached
 from apo_bench.records.run import PrecisionBackend
 from apo_bench.records.schedules import Constant, Cosine, Schedule, learning_rate_factor
 from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar
-from apo_bench.training.loop import GIVE_UP, Training
+from apo_bench.training.loop import GIVE_UP
+from apo_bench.training.result import Training
 from apo_bench.training.trainer import initial_model, prepare, rehearse, train, training_batches
 
 CPU = torch.device("cpu")
@@ -352,7 +353,7 @@ def test_a_rehearsal_leaves_no_trace(optimizer: str) -> None:
     """On CUDA every run has one; here it is asked for."""
     undisturbed = _run(optimizer, epochs=2)
     loop = prepare(run_spec(optimizer, epochs=2), TASK, optimizers()[optimizer].load(), CPU)
-    before = {name: value.clone() for name, value in loop.problem.model.state_dict().items()}
+    before = {name: value.clone() for name, value in loop.setup.problem.model.state_dict().items()}
     taken = []
     competitor = optimizers()[optimizer].load()
 
@@ -363,9 +364,11 @@ def test_a_rehearsal_leaves_no_trace(optimizer: str) -> None:
         return rule
 
     noting = dataclasses.replace(competitor, build=build)
-    rehearse(loop.problem, noting, competitor.hyperparameters(), loop.splits.train.slice(0, TASK.batch_size))
-    assert len(taken) == len(step_kinds(loop.rule))
-    assert all(torch.equal(value, before[name]) for name, value in loop.problem.model.state_dict().items())
+    rehearse(
+        loop.setup.problem, noting, competitor.hyperparameters(), loop.setup.splits.train.slice(0, TASK.batch_size)
+    )
+    assert len(taken) == len(step_kinds(loop.setup.rule))
+    assert all(torch.equal(value, before[name]) for name, value in loop.setup.problem.model.state_dict().items())
     assert _numbers(loop.run()) == _numbers(undisturbed)
 
 
@@ -421,14 +424,14 @@ def test_the_warm_up_leaves_no_trace() -> None:
     """The initial weights, the batch-normalization statistics and the random state are as if it had not been."""
     loop = prepare(run_spec(), TASK, optimizers()["sgdm"].load(), CPU)
     fresh = initial_model(TASK, run_spec())
-    for name, value in loop.problem.model.state_dict().items():
+    for name, value in loop.setup.problem.model.state_dict().items():
         assert torch.equal(value, fresh.state_dict()[name]), name
     assert torch.initial_seed() == derive(0, "tiny", Purpose.NETWORK)
 
 
 def test_lookahead_keeps_buffers_and_random_state_apart() -> None:
     loop = prepare(run_spec(), TASK, optimizers()["sgdm"].load(), CPU)
-    problem = loop.problem
+    problem = loop.setup.problem
     batch = problem.draw()
     before = copy.deepcopy(problem.model.state_dict())
     state = torch.get_rng_state()

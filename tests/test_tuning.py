@@ -21,7 +21,7 @@ from apo_bench.evidence.tuning import GridSearch, Tuned, last_validation, search
 from apo_bench.planning.grid import Waiting, tuning_points, unroll
 from apo_bench.plugins.optimizer import Competitor
 from apo_bench.records.events import CurvePoint
-from apo_bench.records.outcome import Crashed, Diverged, Outcome
+from apo_bench.records.outcome import Crashed, Diverged, Outcome, Reason
 from apo_bench.records.run import Direction, RunRecord
 from apo_bench.records.schedules import Constant, Step
 from apo_bench.records.spec import Device, Precision, RunSpec, Scalar, Scale
@@ -175,7 +175,7 @@ def test_less_is_better_where_the_metric_says_so() -> None:
 
 
 def test_a_diverged_run_never_wins() -> None:
-    diverged = _tried(0.3, 99.0, 99.0, outcome=Diverged(step=7, reason="loss"))
+    diverged = _tried(0.3, 99.0, 99.0, outcome=Diverged(step=7, reason=Reason.TRAINING_LOSS))
     tuned = _tune(_tried(0.1, 50.0), _tried(0.2, 60.0), diverged)
     assert _rate(tuned) == 0.2
     assert tuned.diverged == 1
@@ -183,7 +183,7 @@ def test_a_diverged_run_never_wins() -> None:
 
 
 def test_where_all_diverged_there_is_no_choice() -> None:
-    tuned = _tune(*(_tried(rate, outcome=Diverged(step=1, reason="loss")) for rate in (0.1, 0.2, 0.3)))
+    tuned = _tune(*(_tried(rate, outcome=Diverged(step=1, reason=Reason.TRAINING_LOSS)) for rate in (0.1, 0.2, 0.3)))
     assert tuned.is_final
     assert tuned.chosen is None
     assert "none has a validation accuracy (%) on seed 100 (3 diverged)" in tuned.line

@@ -19,7 +19,7 @@ from apo_bench.evidence.reported import reported_value
 from apo_bench.evidence.step_costs import Probes, StepCost
 from apo_bench.evidence.tuning import Tuned, searches_of, tune
 from apo_bench.records.cell import REFERENCE, Cell, Conditions, Workload
-from apo_bench.records.outcome import Diverged, Reached
+from apo_bench.records.outcome import Diverged, Reached, message_of
 from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Direction, Role, RunRecord, TaskFacts
 from apo_bench.records.spec import Device, Precision, RunSpec, Scale
@@ -214,7 +214,7 @@ class _Board:
             sections=tuple(sections),
             machines=tuple(dict.fromkeys(_machine(record) for record in self.reported if record.environment)),
             failures=tuple(
-                (record.spec.title, getattr(record.outcome, "message", "interrupted"))
+                (record.spec.title, message_of(record.outcome) or "interrupted")
                 for record in (*self.tries, *self.reported)
                 if not record.is_result
             ),

@@ -9,7 +9,7 @@ import pandas as pd
 from apo_bench.evidence.leaderboard import Leaderboard
 from apo_bench.evidence.quantities import MODEL_PURPOSES, PHASES, composed_seconds, phase_share, steps_to_target
 from apo_bench.evidence.step_costs import Probes
-from apo_bench.records.outcome import Reached
+from apo_bench.records.outcome import Reached, message_of
 from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Cost, RunRecord
 
@@ -126,7 +126,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "compile": spec.compile,
         "seed": spec.seed,
         "outcome": msgspec.to_builtins(record.outcome)["type"],
-        "message": getattr(record.outcome, "message", None),
+        "message": message_of(record.outcome),
         "value": record.scores.test,
         "validation_value": record.scores.validation,
         "best_validation_value": record.scores.best_validation,

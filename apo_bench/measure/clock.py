@@ -2,11 +2,15 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
 from apo_bench.problem.ledger import Ledger
+
+_APART = {"data", "evaluation"}
+"""Phases of the ledger that are not on the training clock."""
 
 
 class Clock:
@@ -46,6 +50,27 @@ class Clock:
             yield
         self.evaluating += self._now() - start
         self.ledger.settle()
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds of training by phase."""
+        return {name: seconds for name, seconds in self.ledger.seconds.items() if name not in _APART}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All seconds."""
+        return {
+            "training": self.training,
+            "evaluating": self.evaluating,
+            "data": self.data,
+            "phases": self.phases,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from saved seconds."""
+        self.training = state["training"]
+        self.evaluating = state["evaluating"]
+        self.data = state["data"]
+        self.ledger.seconds.update(state["phases"])
 
     def _now(self) -> float:
         if self.device.type == "cuda":

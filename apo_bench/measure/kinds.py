@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from apo_bench.problem.rule import Periodic, UpdateRule
 
@@ -47,7 +47,7 @@ def step_kinds(rule: UpdateRule) -> tuple[Kind, ...]:
     >>> [(kind.name, str(kind.share), kind.at) for kind in step_kinds(Rule())]
     [('plain', '1/2', 1000003), ('factors', '1/3', 1000004), ('factors+inverse', '1/6', 1000008)]
     """
-    intervals: Mapping[str, int] = getattr(rule, "intervals", {})
+    intervals: Mapping[str, int] = rule.intervals if isinstance(rule, Periodic) else {}
     for name, interval in intervals.items():
         if interval < 1:
             raise ValueError(f"an interval is 1 or more, not {interval} ({name})")
@@ -67,8 +67,8 @@ def step_kinds(rule: UpdateRule) -> tuple[Kind, ...]:
 
 def prepare_kind(rule: UpdateRule, kind: Kind) -> None:
     """Let the next step of the rule be of this kind; a rule that is not `Periodic` stays as it is."""
-    if hasattr(rule, "intervals"):
-        cast("Periodic", rule).steps = kind.at
+    if isinstance(rule, Periodic):
+        rule.steps = kind.at
 
 
 def _share(multiple: int, others: list[int]) -> Fraction:

@@ -1,6 +1,6 @@
 """Metrics: how outputs, or a whole model, are judged."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from apo_bench.problem.problem import Problem
 from apo_bench.records.run import Direction
 
 
+@runtime_checkable
 class Metric(Protocol):
     """How outputs are judged, as a mean over examples. A plugin's metric is one of this kind or a `CorpusMetric`.
 
@@ -44,6 +45,7 @@ class Accuracy:
         return 100.0 * (outputs.argmax(dim=-1) == batch.targets).sum()
 
 
+@runtime_checkable
 class CorpusMetric(Protocol):
     """How a model is judged on a whole split at once, by what it generates.
 

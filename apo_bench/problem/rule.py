@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,10 +27,9 @@ class StepResult(NamedTuple):
 class UpdateRule(Protocol):
     """Anything that can take a step on a `Problem`.
 
-    A rule whose learning rate follows a schedule also has ``scale_learning_rate(factor: float) -> None``
-    (`Schedulable`); without it, only a constant schedule is accepted. A rule that computes something in float32 where
-    parameters are stored in 16 bit names it in an attribute ``computes_in_fp32: tuple[str, ...]``, for the record; what
-    its state holds in float32 is seen from `state_tensors`.
+    A rule may be more than that, and is asked by `isinstance` whether it is: `Schedulable`, `Observable`, `Periodic`,
+    `PartlyWide`. A rule that wraps another defines their members itself: Python 3.12 does not see what ``__getattr__``
+    passes on.
     """
 
     def step(self, batch: Batch) -> StepResult:
@@ -54,6 +53,7 @@ class UpdateRule(Protocol):
         ...
 
 
+@runtime_checkable
 class Observable(Protocol):
     """An update rule that says something of itself at every point of the curve."""
 
@@ -62,6 +62,7 @@ class Observable(Protocol):
         ...
 
 
+@runtime_checkable
 class Periodic(Protocol):
     """An update rule some of whose steps do more than others: estimate curvature, invert it, adapt what is learned.
 
@@ -81,11 +82,28 @@ class Periodic(Protocol):
         ...
 
 
+@runtime_checkable
 class Schedulable(Protocol):
     """An update rule whose learning rate can follow a schedule."""
 
     def scale_learning_rate(self, factor: float) -> None:
         """Use ``factor`` times the declared learning rate from now on."""
+        ...
+
+
+@runtime_checkable
+class PartlyWide(Protocol):
+    """An update rule that computes something in float32 where parameters are stored in 16 bit.
+
+    What its state holds in float32 is seen from `UpdateRule.state_tensors`.
+
+    Attributes:
+        computes_in_fp32: What is computed so, for the record.
+    """
+
+    @property
+    def computes_in_fp32(self) -> tuple[str, ...]:
+        """What is computed in float32."""
         ...
 
 

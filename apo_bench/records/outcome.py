@@ -1,5 +1,7 @@
 """How a run ended: a type for each way, so that no reader compares words."""
 
+from enum import StrEnum
+
 from apo_bench.records.spec import Frozen
 
 
@@ -30,6 +32,16 @@ class NonFinite(Frozen, frozen=True):
     dtype: str
 
 
+class Reason(StrEnum):
+    """What stopped being finite when a run diverged; the values are the words for a reader."""
+
+    TRAINING_LOSS = "training loss is not finite"
+    VALIDATION = "validation loss is not finite"
+    TEST = "test metric is not finite"
+    PARAMETER = "a parameter is not finite"
+    LOSS_SCALE = "40 steps in a row overflowed at every loss scale"
+
+
 class Diverged(Frozen, frozen=True, tag="diverged"):
     """A loss stopped being finite, or loss scaling gave up, at ``step``.
 
@@ -40,7 +52,7 @@ class Diverged(Frozen, frozen=True, tag="diverged"):
     """
 
     step: int
-    reason: str
+    reason: Reason
     first: NonFinite | None = None
 
     @property
@@ -70,3 +82,12 @@ class Interrupted(Frozen, frozen=True, tag="interrupted"):
 Outcome = Exhausted | Reached | Diverged | OutOfMemory | Crashed | Interrupted
 RESULTS = (Exhausted, Reached, Diverged)
 """Outcomes that say something about the competitor; the others say something about the machine."""
+
+
+def message_of(outcome: Outcome) -> str | None:
+    """What an outcome has to say beyond its kind; `None` where that is all."""
+    match outcome:
+        case Diverged() | OutOfMemory() | Crashed():
+            return outcome.message
+        case Exhausted() | Reached() | Interrupted():
+            return None

@@ -10,7 +10,7 @@ from apo_bench.evidence.tuning import tune
 from apo_bench.execution.watcher import Watcher
 from apo_bench.files import write_durably
 from apo_bench.planning.plan import Plan
-from apo_bench.records.outcome import Outcome
+from apo_bench.records.outcome import Outcome, message_of
 from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Role, RunRecord
 from apo_bench.records.spec import RunSpec
@@ -85,7 +85,7 @@ class LiveLeaderboard(Watcher):
         self._records |= found
         self._share(found.values())  # another command may have finished it, for its own suite
         if not found:
-            self.lost[run.run_id] = (run.title, getattr(outcome, "message", "interrupted"))
+            self.lost[run.run_id] = (run.title, message_of(outcome) or "interrupted")
         if time.monotonic() >= self._next:
             try:
                 self.publish()

@@ -1,6 +1,6 @@
 """A second look at a run that diverged: which tensor was the first that was not finite.
 
-The training loop looks at losses alone, once a block of steps, and must not become slower for the sake of runs that
+The training loop only looks at losses, once a block of steps, and must not become slower for the sake of runs that
 diverge. It is deterministic, though, and continues a checkpoint to the bit. So the steps before the divergence are
 taken again from the run's last checkpoint, and the last of them are looked at tensor by tensor, in the order in which
 the tensors are made:
@@ -17,19 +17,18 @@ module's output. What is not finite in a model or rule that has taken no step (a
 
 import gc
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 
-from apo_bench.data.examples import Batch
 from apo_bench.problem.problem import Gradients
-from apo_bench.problem.rule import StepResult, tensors_in
-from apo_bench.records.outcome import Diverged, NonFinite
+from apo_bench.problem.rule import tensors_in
+from apo_bench.records.outcome import Diverged, NonFinite, Reason
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.loop import Loop
+from apo_bench.training.watched import WatchedProblem
 
 WINDOW = 20
 """Steps before the divergent one that are looked at, and steps between two looks at what is kept before them."""
@@ -52,8 +51,8 @@ def first_non_finite(
     where nothing else is found. What the checkpoint itself holds is put at its step, though it may be older.
 
     Args:
-        make: Makes the run's loop anew, without `torch.compile`, which calls no hooks; numbers of a compiled run may
-            therefore differ a little.
+        make: Makes a new loop of the run around a `WatchedProblem`, without `torch.compile`, which calls no hooks;
+            numbers of a compiled run may therefore differ a little.
         diverged: How the run ended.
         steps: Steps that it took.
         checkpoints: Where its last checkpoint is, if there is one.
@@ -80,22 +79,29 @@ def first_non_finite(
 
 
 class _SecondLook:
-    """One repetition of a run's last steps.
+    """One repetition of a run's last steps; what it listens to is a `WatchedProblem`.
 
     Args:
         loop: Fresh.
         checkpoints: Where the run's checkpoint is.
+
+    Raises:
+        TypeError: The loop's problem cannot be watched.
     """
 
     def __init__(self, loop: Loop, checkpoints: Checkpoints | None) -> None:
         self.loop = loop
+        if not isinstance(loop.setup.problem, WatchedProblem):
+            raise TypeError("a second look needs a loop around a WatchedProblem")
+        self._problem = loop.setup.problem
+        names = {id(parameter): name for name, parameter in self._problem.model.named_parameters()}
+        self._names = [names[id(parameter)] for parameter in self._problem.parameters]
         self._first: NonFinite | None = None
         self._doubtful: NonFinite | None = None
         self._found_in_step: NonFinite | None = None
         self._doubtful_in_step: NonFinite | None = None
         self._step = 0
         self._differentiated = False
-        self._result: StepResult | None = None
         self._from_the_start = {name for name, tensor in self._kept() if not _is_finite(tensor)}
         loop.resume(checkpoints)
 
@@ -106,10 +112,10 @@ class _SecondLook:
             `None`, or where something went wrong on the way, the number of steps after which it was still right.
         """
         loop = self.loop
-        self._step = loop.taken
+        self._step = loop.state.taken
         self._first = self._find_kept()
-        while self._first is None and loop.taken < start:
-            before = loop.taken
+        while self._first is None and loop.state.taken < start:
+            before = loop.state.taken
             loop.block(min(WINDOW, start - before))
             if loop.diverged is not None or self._find_kept() is not None:
                 return before
@@ -118,77 +124,59 @@ class _SecondLook:
     def watch(self, diverged: Diverged, steps: int) -> NonFinite | None:
         """Look at every step until ``steps`` are taken or something is found, then at the evaluation that diverged."""
         loop = self.loop
-        self._attach()
-        while self._first is None and loop.diverged is None and loop.taken < steps:
+        self._listen()
+        while self._first is None and loop.diverged is None and loop.state.taken < steps:
             self._watch_step()
-        # The reason begins with the split whose loss or metric was not finite.
-        if self._first is None and diverged.reason.startswith(("validation", "test")):
-            self._begin(loop.taken)
-            if diverged.reason.startswith("validation"):
+        if self._first is None and diverged.reason in {Reason.VALIDATION, Reason.TEST}:
+            self._begin(loop.state.taken)
+            if diverged.reason is Reason.VALIDATION:
                 loop.validate()
             else:
                 loop.test()
             self._first = self._found_in_step
         return self._first or self._doubtful
 
+    def before_outputs(self) -> None:
+        """After the gradients the parameters may have moved: this is a lookahead."""
+        if self._differentiated:
+            self._found_in_step = self._found_in_step or self._find_kept()
+
+    def loss(self, value: Tensor) -> None:
+        """Look at a loss."""
+        self._note("loss", value)
+
+    def gradients(self, found: Gradients, stream: str) -> None:
+        """Look at gradients in the parameters."""
+        self._differentiated = True
+        self._note_gradients(self._names, found, stream)
+
+    def intermediate_gradients(self, found: Gradients, stream: str) -> None:
+        """Look at gradients inside the model."""
+        self._note_gradients([f"inside {place}" for place in range(len(found.values))], found, stream)
+
     def _watch_step(self) -> None:
         loop = self.loop
-        self._begin(loop.taken + 1)
+        taken = loop.state.taken
+        self._begin(taken + 1)
         loop.block(1)
-        result = self._result
-        if result is None:
+        if loop.last is None or loop.state.taken == taken:
             raise RuntimeError("the loop took no step of the update rule")
-        self._note("loss", result.loss)  # a rule may report another one than the problem's
+        self._note("loss", loop.last.loss)  # a rule may report another one than the problem's
         kept = self._find_kept()
         gave_up = loop.diverged is not None
-        if result.applied or gave_up or kept is not None:
+        if loop.last.applied or gave_up or kept is not None:
             self._first = self._found_in_step or kept
             self._doubtful = self._doubtful or self._doubtful_in_step
 
     def _begin(self, step: int) -> None:
         self._step = step
-        self._found_in_step = self._doubtful_in_step = self._result = None
+        self._found_in_step = self._doubtful_in_step = None
         self._differentiated = False
 
-    def _attach(self) -> None:
-        """Put a look behind everything that makes a tensor. The loop is thrown away afterwards: nothing is undone."""
-        problem, rule = self.loop.problem, self.loop.rule
-        run_outputs, run_loss, run_step = problem.outputs, problem.loss, rule.step
-        run_gradients, run_intermediate = problem.gradients, problem.intermediate_gradients
-        names = {id(parameter): name for name, parameter in problem.model.named_parameters()}
-        own = [names[id(parameter)] for parameter in problem.parameters]
-
-        def outputs(batch: Batch, *, eager: bool = False) -> Tensor:
-            if self._differentiated:  # the parameters may have moved: this is a lookahead
-                self._found_in_step = self._found_in_step or self._find_kept()
-            return run_outputs(batch, eager=eager)
-
-        def loss(outputs: Tensor, batch: Batch) -> Tensor:
-            value = run_loss(outputs, batch)
-            self._note("loss", value)
-            return value
-
-        def gradients(loss: Tensor, stream: str = "base") -> Gradients:
-            found = run_gradients(loss, stream)
-            self._differentiated = True
-            self._note_gradients(own, found, stream)
-            return found
-
-        def intermediate_gradients(loss: Tensor, edges: Sequence[GradientEdge], stream: str = "curvature") -> Gradients:
-            found = run_intermediate(loss, edges, stream)
-            self._note_gradients([f"inside {place}" for place in range(len(edges))], found, stream)
-            return found
-
-        def step(batch: Batch) -> StepResult:
-            self._result = run_step(batch)
-            return self._result
-
-        problem.outputs = outputs  # type: ignore[method-assign]
-        problem.loss = loss  # type: ignore[method-assign]
-        problem.gradients = gradients  # type: ignore[method-assign]
-        problem.intermediate_gradients = intermediate_gradients  # type: ignore[method-assign]
-        rule.step = step  # type: ignore[method-assign]
-        for name, module in problem.model.named_modules():
+    def _listen(self) -> None:
+        """Be told of everything that makes a tensor. The loop is thrown away afterwards: nothing is undone."""
+        self._problem.listener = self
+        for name, module in self._problem.model.named_modules():
             module.register_forward_hook(self._hook(f"activation {name or 'outputs'}"))
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -222,10 +210,10 @@ class _SecondLook:
         return None
 
     def _kept(self) -> Iterator[tuple[str, Tensor]]:
-        for purpose, tensors in self.loop.rule.state_tensors().items():
+        for purpose, tensors in self.loop.setup.rule.state_tensors().items():
             for place, tensor in enumerate(tensors):
                 yield f"state {purpose} {place}", tensor
-        model = self.loop.problem.model
+        model = self._problem.model
         for name, parameter in model.named_parameters():
             yield f"parameter {name}", parameter
         for name, buffer in model.named_buffers():

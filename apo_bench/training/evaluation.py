@@ -1,11 +1,9 @@
 """How good a network is on a split."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
-from apo_bench.data.examples import Batch, Examples
+from apo_bench.data.examples import Examples
+from apo_bench.plugins.metrics import CorpusMetric
 from apo_bench.plugins.task import Task
 from apo_bench.problem.problem import Problem
 
@@ -24,12 +22,10 @@ def evaluate(problem: Problem, task: Task, examples: Examples) -> tuple[float, f
     Returns:
         Mean loss and metric over the split.
     """
-    model, judge = problem.model, task.metric
-    total: Callable[[Tensor, Batch], Tensor] | None = getattr(judge, "total", None)
-    score: Callable[[Problem, Examples], float] | None = getattr(judge, "score", None)
+    model, metric = problem.model, task.metric
     device = problem.precision.device
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    metric = torch.zeros((), dtype=torch.float64, device=device)
+    total = torch.zeros((), dtype=torch.float64, device=device)
     model.eval()
     count = 0
     size = _BATCH if examples.lengths_NP is None else task.batch_size  # logits of sequences are large
@@ -38,9 +34,9 @@ def evaluate(problem: Problem, task: Task, examples: Examples) -> tuple[float, f
         outputs = problem.outputs(batch)
         weight = problem.normalizer(batch)
         loss += problem.loss(outputs, batch) * weight
-        if total is not None:
-            metric += total(outputs, batch)
+        if not isinstance(metric, CorpusMetric):
+            total += metric.total(outputs, batch)
         count += weight
-    judged = float(metric) / len(examples) if score is None else score(problem, examples)
+    judged = metric.score(problem, examples) if isinstance(metric, CorpusMetric) else float(total) / len(examples)
     model.train()
     return float(loss) / count, judged

@@ -28,7 +28,7 @@ from apo_bench.measure.load import ForeignLoad
 from apo_bench.measure.nvml import open_card
 from apo_bench.plugins.optimizer import Competitor
 from apo_bench.plugins.task import Task
-from apo_bench.problem.rule import StepResult, UpdateRule
+from apo_bench.problem.rule import StepResult
 from apo_bench.records.probe import CompetitorSample, KindSample, Omitted, ProbeSpec, Sample
 from apo_bench.records.spec import Budget, OptimizerSpec, RunSpec
 from apo_bench.training.loop import Loop
@@ -117,7 +117,7 @@ def _set_up(
 def _round(contestants: "list[_Contestant]", order: random.Random) -> list[Omitted]:
     """Visit all kinds of step of everybody, there and back, on one batch; who fails is taken out, and returned."""
     omitted: list[Omitted] = []
-    batch = contestants[-1].loop.batches.draw()
+    batch = contestants[-1].loop.setup.batches.draw()
     gc.collect()
     visits = [visit for contestant in contestants for visit in contestant.visits]
     order.shuffle(visits)
@@ -150,7 +150,7 @@ class _Contestant:
     def __init__(self, optimizer: OptimizerSpec, loop: Loop, device: torch.device) -> None:
         self.optimizer = optimizer
         self.loop = loop
-        self.rule: UpdateRule = loop.rule
+        self.rule = loop.setup.rule
         self.device = device
         self.kinds = step_kinds(self.rule)
         self.visits: list[_Visit] = []
@@ -159,7 +159,7 @@ class _Contestant:
 
     def warm_up(self) -> None:
         """Let all that happens once happen, take each kind of step, and tell from it how many make a visit."""
-        batch = self.loop.batches.draw()
+        batch = self.loop.setup.batches.draw()
         for _ in range(_WARM_UP):
             self.rule.step(batch)
         for kind in self.kinds:
@@ -178,7 +178,7 @@ class _Contestant:
             results.append(self.rule.step(batch))
         self._synchronize()
         seconds = time.perf_counter() - start
-        self.loop.clock.ledger.settle()  # as after every block of a run: its events are used again
+        self.loop.setup.clock.ledger.settle()  # as after every block of a run: its events are used again
         return seconds, results
 
     def finite(self) -> bool:

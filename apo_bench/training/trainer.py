@@ -17,6 +17,7 @@ from apo_bench.errors import UsageError
 from apo_bench.measure.clock import Clock
 from apo_bench.measure.kinds import prepare_kind, step_kinds
 from apo_bench.measure.memory import resident_bytes
+from apo_bench.plugins.metrics import CorpusMetric
 from apo_bench.plugins.optimizer import Competitor
 from apo_bench.plugins.task import Task
 from apo_bench.problem import seeds
@@ -29,7 +30,10 @@ from apo_bench.records.run import PrecisionBackend, TaskFacts
 from apo_bench.records.spec import RunSpec
 from apo_bench.training import autopsy
 from apo_bench.training.checkpoint import Checkpoints
-from apo_bench.training.loop import Loop, Training
+from apo_bench.training.loop import Loop
+from apo_bench.training.result import Training
+from apo_bench.training.setup import Setup
+from apo_bench.training.watched import WatchedProblem
 
 
 def initial_model(task: Task, run: RunSpec) -> nn.Module:
@@ -86,7 +90,10 @@ def train(
         return training
     eager = msgspec.structs.replace(run, compile=False)
     first = autopsy.first_non_finite(
-        lambda: prepare(eager, task, competitor, device), training.outcome, training.cost.steps, checkpoints
+        lambda: prepare(eager, task, competitor, device, problem=WatchedProblem),
+        training.outcome,
+        training.cost.steps,
+        checkpoints,
     )
     return dataclasses.replace(training, outcome=msgspec.structs.replace(training.outcome, first=first))
 
@@ -98,8 +105,24 @@ def prepare(
     device: torch.device,
     observe: Callable[[Event], None] = lambda _: None,
     splits: Splits | None = None,
-) -> "Loop":
-    """Make everything a run needs and warm it up, as `train` does, and take no step; ``splits`` may be shared."""
+    *,
+    problem: type[Problem] = Problem,
+) -> Loop:
+    """Make everything a run needs and warm it up, as `train` does, and take no step.
+
+    Args:
+        run: What to run.
+        task: The task named in it.
+        competitor: The optimizer named in it.
+        device: Where; of the kind named in it.
+        observe: Called with each event.
+        splits: The task's data on the device, where they are shared; loaded otherwise.
+        problem: Makes the problem that the rule sees.
+
+    Raises:
+        UsageError: The device has no such precision, or the optimizer cannot follow the schedule.
+        DataError: The dataset is missing or damaged.
+    """
     baseline = resident_bytes() if device.type == "cpu" else None
     splits = splits or task.dataset.load().to(device)
     policy = PrecisionPolicy(run.precision, device)
@@ -114,15 +137,13 @@ def prepare(
     additional = training_batches(task, run, splits.train, additional=True)
     own = seeds.derive(run.seed, run.task, Purpose.UPDATE_RULE)
     clock = Clock(device)
-    problem = Problem(
-        model, task.objective, policy, additional.draw, compile=run.compile, seed=own, ledger=clock.ledger
-    )
-    _warm_up(problem, splits.train.slice(0, task.batch_size))
+    seen = problem(model, task.objective, policy, additional.draw, compile=run.compile, seed=own, ledger=clock.ledger)
+    _warm_up(seen, splits.train.slice(0, task.batch_size))
     hyperparameters = competitor.hyperparameters(**run.optimizer.hyperparameters)
     if device.type == "cuda":
-        rehearse(problem, competitor, hyperparameters, splits.train.slice(0, task.batch_size))
+        rehearse(seen, competitor, hyperparameters, splits.train.slice(0, task.batch_size))
     clock.ledger.reset()
-    rule = competitor.build(problem, hyperparameters)
+    rule = competitor.build(seen, hyperparameters)
     torch.manual_seed(seeds.derive(run.seed, run.task, Purpose.NETWORK))
     facts = TaskFacts(
         dataset=task.dataset.name,
@@ -135,12 +156,26 @@ def prepare(
         steps_per_epoch=batches.batches_per_pass,
         metric=task.metric.name,
         direction=task.metric.direction,
-        metric_signature=getattr(task.metric, "signature", None),
+        metric_signature=task.metric.signature if isinstance(task.metric, CorpusMetric) else None,
         target=task.target.validation if task.target else None,
         target_version=task.target.version if task.target else None,
         trivial=task.trivial,
     )
-    return Loop(run, task, problem, rule, batches, additional, splits, facts, precision, clock, baseline, observe)
+    setup = Setup(
+        spec=run,
+        task=task,
+        problem=seen,
+        rule=rule,
+        batches=batches,
+        additional=additional,
+        splits=splits,
+        facts=facts,
+        precision=precision,
+        clock=clock,
+        baseline=baseline,
+        observe=observe,
+    )
+    return Loop(setup)
 
 
 def _warm_up(problem: Problem, batch: Batch) -> None:
