@@ -485,7 +485,7 @@ def look_at_records(setting: Setting) -> tuple[list[Check], dict[str, Any]]:
 
     asked = Selection(
         suite="classification",
-        tasks=tuple(setting.tasks.split(",")),
+        tasks=tuple(setting.tasks.split(",")) if setting.tasks else (),
         optimizers=tuple(OPTIMIZERS),
         precisions=tuple(map(Precision, PRECISIONS)),
     )
