@@ -6,8 +6,8 @@ import msgspec
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from test_leaderboard import record
-from test_trainer import TASK, run_spec
+from support.records import record
+from support.runs import TASK, run_spec
 
 from apo_bench.data.batches import BatchStream, crop_and_flip
 from apo_bench.data.examples import Examples

@@ -110,7 +110,7 @@ def main() -> None:
         "much less certain, and three seeds allow no ranking of neighbours. – means that a seed never got there.\n"
     )
     for choice, title in (("steps", "Chosen for fewest steps"), ("accuracy", "Chosen for validation accuracy")):
-        page = table(names, chosen, races, choice).to_markdown(index=False, disable_numparse=True)
+        page = table(list(names), chosen, races, choice).to_markdown(index=False, disable_numparse=True)
         parts.append(f"## {title}\n\n{page}\n")
     (FOLDER / "README.md").write_text("\n".join(parts))
     print(f"written: {FOLDER / 'README.md'}")

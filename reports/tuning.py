@@ -122,15 +122,15 @@ def train(job: Job) -> Result:
         print(f"{job.key}: {error}", flush=True)
         return Result(*job.key, steps=None, validation=None, best=None, test=None)
     curve: list[tuple[int, float]] = []
-    while loop.taken < loop.total_steps and loop.diverged is None:
-        loop.block(min(job.every, loop.total_steps - loop.taken))
+    while loop.state.taken < loop.setup.total_steps and loop.diverged is None:
+        loop.block(min(job.every, loop.setup.total_steps - loop.state.taken))
         loss, metric = loop.validate()
         if not (math.isfinite(loss) and math.isfinite(metric)):
             break
-        curve.append((loop.taken, metric))
-    finished = bool(curve) and curve[-1][0] == loop.total_steps and loop.diverged is None
-    last_epoch = [metric for step, metric in curve if step > loop.total_steps * (1 - 1 / job.epochs)]
-    maximize = loop.facts.direction is Direction.MAXIMIZE
+        curve.append((loop.state.taken, metric))
+    finished = bool(curve) and curve[-1][0] == loop.setup.total_steps and loop.diverged is None
+    last_epoch = [metric for step, metric in curve if step > loop.setup.total_steps * (1 - 1 / job.epochs)]
+    maximize = loop.setup.facts.direction is Direction.MAXIMIZE
     return Result(
         *job.key,
         steps=next((step for step, metric in curve if metric >= TARGET), None) if maximize else None,

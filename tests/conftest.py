@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from jaxtyping import install_import_hook
-from shell import TINY_TASK, Shell
+from support.shell import TINY_TASK, Shell
 
 SHAPED = (
     "apo_bench.optim.kronecker",

@@ -109,7 +109,7 @@ class SpatialFactors(NamedTuple):
     def _kernels(self, W_OI: Weights) -> Float[Tensor, "*batch O K C"]:
         """Rows as kernels ``(out, places, channels)``, without the bias."""
         places, channels = self.A_KK.shape[-1], self.A_CC.shape[-1]
-        kernels: Float[Tensor, "*batch O K C"] = W_OI[..., : places * channels].unflatten(-1, (places, channels))  # type: ignore[no-untyped-call]
+        kernels: Float[Tensor, "*batch O K C"] = W_OI[..., : places * channels].unflatten(-1, (places, channels))
         return kernels
 
     def _transformed(self, W_OI: Weights, channels_CC: Channels, places_KK: Places) -> Weights:

@@ -27,7 +27,7 @@ _PRODUCTS = frozenset(
 _SIXTEEN_BIT = (torch.float16, torch.bfloat16)
 
 
-class EmulatedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
+class EmulatedProducts(TorchDispatchMode):
     """While active, products of 16-bit tensors are accumulated in float32 and rounded once, on output."""
 
     def __torch_dispatch__(

@@ -10,6 +10,18 @@ from baselines.kfac.damping import Damping, Solver
 from baselines.kfac.factors import Sharing
 from baselines.kfac.optimizer import KFAC, Fisher, Settings
 
+__all__ = [
+    "KFAC",
+    "CorrectedCurvature",
+    "Damping",
+    "Fisher",
+    "Settings",
+    "Sharing",
+    "Solver",
+    "ekfac",
+    "kfac",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class _Hyperparameters:

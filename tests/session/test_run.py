@@ -10,7 +10,7 @@ import pytest
 from apo_bench.execution.job import Job
 from apo_bench.execution.watcher import Watcher
 from apo_bench.planning.plan import Plan, PlannedRun
-from apo_bench.records.run import Fingerprint, Role
+from apo_bench.records.run import Fingerprint, Intent, Role
 from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scale
 from apo_bench.records.suite import Suite
 from apo_bench.session import run as module
@@ -87,7 +87,7 @@ def test_what_goes_wrong_with_the_leaderboard_is_said_on_the_display_while_there
 
 @pytest.mark.parametrize("role", Role)
 def test_a_job_says_what_its_run_is_made_for(store: Store, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
-    intents = []
+    intents: list[Intent] = []
 
     def execute(jobs: Sequence[Job], store: Store, *, workers: int, watchers: Sequence[Watcher]) -> bool:
         intents.extend(job.intent for job in jobs)

@@ -1,0 +1,28 @@
+"""What is derived of the method, each statement by its number, in float64.
+
+Shapes: a layer's gradients and steps are matrices ``G_OI``; vec is by columns, so that a matrix over all weights of a
+layer is indexed in × out, as in `kronecker`.
+"""
+
+from typing import Any
+
+import pytest
+
+from apo_bench.optim import kronecker
+from apo_bench.optim.kronecker import Factors
+
+
+@pytest.fixture
+def meta_gradients(monkeypatch: pytest.MonkeyPatch) -> list[Factors]:
+    """The meta-gradients that production code computes, as they come."""
+    caught: list[Factors] = []
+    original = kronecker.meta_gradient
+
+    def spy(*arguments: Any) -> Factors:
+        found = original(*arguments)
+        assert isinstance(found, Factors)
+        caught.append(found)
+        return found
+
+    monkeypatch.setattr(kronecker, "meta_gradient", spy)
+    return caught

@@ -1,0 +1,179 @@
+"""Bytes held: every registered optimizer's equal a hand count, and what is shared counts once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+from support.optimizers import ALL, built, law_batch, law_problem
+from torch import nn
+
+from apo_bench.measure.state import bytes_by_purpose, model_bytes, state_bytes
+from apo_bench.records.spec import Precision
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """What the hand counts need of a network in float32.
+
+    Attributes:
+        matrices: Outputs and inputs of each layer as a matrix, with the bias's input.
+        kernels: Shapes of the layers' weights.
+        hidden: Numbers in the hidden matrices.
+        parameters: Numbers in all parameters.
+        tensors: How many parameters there are.
+    """
+
+    matrices: tuple[tuple[int, int], ...]
+    kernels: tuple[tuple[int, ...], ...]
+    hidden: int
+    parameters: int
+    tensors: int
+
+    @property
+    def factors(self) -> int:
+        """Numbers in a matrix out × out and one in × in for each layer."""
+        return sum(out**2 + inputs**2 for out, inputs in self.matrices)
+
+    @property
+    def weights(self) -> int:
+        """Numbers in a matrix out × in for each layer."""
+        return sum(out * inputs for out, inputs in self.matrices)
+
+
+def _mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+
+
+def _convolutional() -> nn.Module:
+    convolution = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+    return nn.Sequential(*convolution, nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], _Shapes]] = {
+    "mlp": (
+        _mlp,
+        _Shapes(
+            matrices=((5, 37), (4, 6), (3, 5)),
+            kernels=((5, 36), (4, 5), (3, 4)),
+            hidden=5 * 36 + 4 * 5,
+            parameters=5 * 37 + 4 * 6 + 3 * 5,
+            tensors=6,
+        ),
+    ),
+    "convolutional": (
+        _convolutional,
+        _Shapes(
+            matrices=((4, 10), (5, 65), (3, 6)),
+            kernels=((4, 1, 3, 3), (5, 64), (3, 5)),
+            hidden=5 * 64,
+            parameters=4 * 10 + 2 * 4 + 5 * 65 + 3 * 6,
+            tensors=8,
+        ),
+    ),
+}
+NUMBER = 4
+"""Bytes in float32; torch counts the steps of each parameter in such a number too."""
+RATE = 8 + 8 + 4
+"""APO-LR: ψ and its mean square in float64, and RMSprop's count of steps."""
+
+
+def _adam(n: _Shapes) -> int:
+    return NUMBER * (2 * n.parameters + n.tensors)
+
+
+def _rmsprop(n: _Shapes) -> int:
+    return NUMBER * (n.parameters + n.tensors)
+
+
+def _learned(n: _Shapes) -> int:
+    """A, B and S of APO-P."""
+    return n.factors + n.weights
+
+
+COUNTS: Mapping[str, Callable[[_Shapes], dict[str, int]]] = {
+    "sgd": lambda n: {"optimizer": 0},
+    "sgdm": lambda n: {"optimizer": NUMBER * n.parameters},
+    "adam": lambda n: {"optimizer": _adam(n)},
+    "adamw": lambda n: {"optimizer": _adam(n)},
+    "rmsprop": lambda n: {"optimizer": _rmsprop(n)},
+    # momentum of the hidden matrices, and AdamW for the rest
+    "muon": lambda n: {
+        "optimizer": NUMBER * n.hidden
+        + NUMBER * (2 * (n.parameters - n.hidden) + n.tensors - sum(len(k) == 2 for k in n.kernels[:-1]))
+    },
+    "schedule-free-adamw": lambda n: {"optimizer": NUMBER * 2 * n.parameters},
+    # both moments, and for each dimension of a kernel a factor with its eigenvectors
+    "soap": lambda n: {"optimizer": NUMBER * (2 * n.parameters + 2 * sum(d**2 for k in n.kernels for d in k))},
+    # factors and inverses
+    "kfac": lambda n: {"optimizer": NUMBER * n.parameters, "curvature": NUMBER * 2 * n.factors},
+    # factors, eigenvectors, second moments and their damped inverses
+    "ekfac": lambda n: {"optimizer": NUMBER * n.parameters, "curvature": NUMBER * (2 * n.factors + 2 * n.weights)},
+    # Adam over A, B and S of each of three layers
+    "apo-p": lambda n: {
+        "optimizer": NUMBER * n.parameters,
+        "preconditioner": NUMBER * _learned(n),
+        "meta": NUMBER * (2 * _learned(n) + 3 * 3),
+    },
+    "apo-lr-sgd": lambda n: {"optimizer": 0, "meta": RATE},
+    "apo-lr-sgdm": lambda n: {"optimizer": NUMBER * n.parameters, "meta": RATE},
+    "apo-lr-rmsprop": lambda n: {"optimizer": _rmsprop(n), "meta": RATE},
+    "apo-lr-adam": lambda n: {"optimizer": _adam(n), "meta": RATE},
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", ALL)
+def test_state_bytes_equal_a_hand_count(name: str, network: str) -> None:
+    make, shapes = NETWORKS[network]
+    rule = built(name, law_problem(make()))
+    for seed in range(3):
+        assert rule.step(law_batch(seed)).applied
+    assert state_bytes(rule) == COUNTS[name](shapes)
+
+
+def test_model_bytes_equal_a_hand_count() -> None:
+    parameters = NETWORKS["mlp"][1].parameters
+    assert model_bytes(_mlp()) == {"parameters": 4 * parameters, "gradients": 4 * parameters, "buffers": 0}
+    statistics = 2 * 4 * 4 + 8  # means and variances of four channels, and a count of batches in int64
+    parameters = NETWORKS["convolutional"][1].parameters
+    expected = {"parameters": 4 * parameters, "gradients": 4 * parameters, "buffers": statistics}
+    assert model_bytes(_convolutional()) == expected
+
+
+def test_in_pure_16_bit_parameters_and_gradients_take_half_but_for_normalization() -> None:
+    model = _convolutional()
+    law_problem(model, Precision.PURE_BF16)
+    held = model_bytes(model)
+    normalization = 2 * 4
+    half = 2 * (NETWORKS["convolutional"][1].parameters - normalization) + 4 * normalization
+    assert (held["parameters"], held["gradients"]) == (half, half)
+
+
+def test_frozen_parameters_have_no_gradient() -> None:
+    model = _mlp()
+    model[1].weight.requires_grad_(requires_grad=False)  # type: ignore[index] # torch and pandas type this loosely
+    held = model_bytes(model)
+    assert held["parameters"] - held["gradients"] == 4 * 5 * 36
+
+
+def test_tied_parameters_count_once() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[1].weight = model[0].weight
+    assert model_bytes(model) == {"parameters": 64, "gradients": 64, "buffers": 0}
+
+
+def test_memory_that_state_shares_counts_once_and_whole() -> None:
+    whole = torch.zeros(10)
+    groups = {"first": [whole[:2], whole[5:]], "second": [whole, torch.zeros(3)], "third": []}
+    rule = SimpleNamespace(state_tensors=lambda: groups)
+    assert state_bytes(rule) == {"first": 40, "second": 12, "third": 0}
+
+
+def test_a_purpose_with_a_name_of_the_models_is_not_lost() -> None:
+    rule = SimpleNamespace(state_tensors=lambda: {"buffers": [torch.zeros(10)], "own": [torch.zeros(1)]})
+    model = _convolutional()
+    held = bytes_by_purpose(rule, model)
+    assert list(held) == ["parameters", "gradients", "buffers", "own"]
+    assert held == model_bytes(model) | {"buffers": 40 + 40, "own": 4}

@@ -1,0 +1,18 @@
+"""What a command left in its store, and waiting for it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from support.shell import Shell
+
+TINY = ("run", "--suite", "classification", "--scale", "smoke", "--tasks", "tiny", "--epochs", "2")
+PLUG = "[apo_bench.optimizers]\nplug = plug:plug\n"
+
+
+def store_of(shell: Shell) -> Path:
+    return shell.folder / "apo-bench-results"
+
+
+def records_in(shell: Shell) -> list[dict[str, Any]]:
+    return [json.loads(path.read_bytes()) for path in sorted(store_of(shell).glob("runs/*/record.json"))]

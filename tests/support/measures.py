@@ -1,0 +1,5 @@
+"""What measurements are compared with."""
+
+import torch
+
+CPU = torch.device("cpu")
