@@ -1,5 +1,7 @@
 """What every test may rely on."""
 
+import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,21 @@ SHAPED = (
 )
 """Modules whose declared shapes are checked in every call that a test makes."""
 install_import_hook(SHAPED, "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A test that measures time waits until the tests of other workers are over, and lets none begin beside it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    folder = tmp_path_factory.getbasetemp().parent
+    kind = fcntl.LOCK_EX if request.node.get_closest_marker("timing") else fcntl.LOCK_SH
+    with (folder / "gate.lock").open("w") as gate, (folder / "room.lock").open("w") as room:
+        fcntl.flock(gate, fcntl.LOCK_EX)  # who waits for an empty room keeps others from entering
+        fcntl.flock(room, kind)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,17 @@
 
 import dataclasses
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from apo_bench.errors import DataError
 from apo_bench.planning.fingerprint import fingerprint
 from apo_bench.plugins.registry import Registry
-from apo_bench.plugins.task import Task
 from apo_bench.records.run import Fingerprint, RunRecord
 from apo_bench.records.spec import RunSpec
 from apo_bench.store.scan import Scan
+
+if TYPE_CHECKING:
+    from apo_bench.plugins.task import Task
 
 
 class Sources:
@@ -30,7 +33,7 @@ class Sources:
         self._loaded: dict[str, Task] = {}
         self._digests: dict[str, str] = {}
 
-    def task(self, name: str) -> Task:
+    def task(self, name: str) -> "Task":
         """A task, imported once.
 
         Raises:

@@ -112,6 +112,7 @@ def test_the_allocator_is_named_with_its_settings(name: str) -> None:
     assert environment_module._allocator({name: settings}) == "native, expandable_segments:True"
 
 
+@pytest.mark.timing
 def test_the_phases_of_a_step_cost_less_than_a_hundredth_of_a_small_networks_step() -> None:
     """KFAC's step on LeNet has about 14 phases and takes 7 ms on two cores; the shortest of several tries counts."""
     ledger = Ledger(CPU)
