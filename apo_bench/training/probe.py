@@ -30,7 +30,7 @@ from apo_bench.plugins.optimizer import Competitor
 from apo_bench.plugins.task import Task
 from apo_bench.problem.rule import StepResult
 from apo_bench.records.probe import CompetitorSample, KindSample, Omitted, ProbeSpec, Sample
-from apo_bench.records.spec import Budget, OptimizerSpec, RunSpec
+from apo_bench.records.spec import OptimizerSpec, RunSpec
 from apo_bench.training.loop import Loop
 from apo_bench.training.trainer import prepare
 
@@ -66,7 +66,8 @@ def measure(
     omitted: list[Omitted] = []
     for optimizer in spec.competitors:
         try:
-            contestants.append(_set_up(spec, task, optimizer, competitors[optimizer.name], device, splits, seed))
+            run = spec.cell(optimizer).run(seed)
+            contestants.append(_set_up(run, task, competitors[optimizer.name], device, splits))
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the others are measured
             omitted.append(_omitted(optimizer, error))
     order = random.Random(seed)  # noqa: S311 - nothing secret is drawn
@@ -91,25 +92,10 @@ def measure(
 
 
 def _set_up(
-    spec: ProbeSpec,
-    task: Task,
-    optimizer: OptimizerSpec,
-    competitor: Competitor[Any],
-    device: torch.device,
-    splits: Splits,
-    seed: int,
+    run: RunSpec, task: Task, competitor: Competitor[Any], device: torch.device, splits: Splits
 ) -> "_Contestant":
     """A competitor ready to be timed."""
-    run = RunSpec(
-        task=spec.task,
-        optimizer=optimizer,
-        precision=spec.precision,
-        seed=seed,
-        budget=Budget(epochs=1),
-        device=spec.device,
-        compile=spec.compile,
-    )
-    contestant = _Contestant(optimizer, prepare(run, task, competitor, device, splits=splits), device)
+    contestant = _Contestant(run.optimizer, prepare(run, task, competitor, device, splits=splits), device)
     contestant.warm_up()
     return contestant
 

@@ -145,7 +145,27 @@ def prepare(
     clock.ledger.reset()
     rule = competitor.build(seen, hyperparameters)
     torch.manual_seed(seeds.derive(run.seed, run.task, Purpose.NETWORK))
-    facts = TaskFacts(
+    setup = Setup(
+        spec=run,
+        task=task,
+        problem=seen,
+        rule=rule,
+        batches=batches,
+        additional=additional,
+        splits=splits,
+        facts=_facts(task, model, splits, batches),
+        precision=precision,
+        clock=clock,
+        baseline=baseline,
+        observe=observe,
+    )
+    return Loop(setup)
+
+
+def _facts(task: Task, model: nn.Module, splits: Splits, batches: BatchStream) -> TaskFacts:
+    """What the record says of the task."""
+    target = task.target
+    return TaskFacts(
         dataset=task.dataset.name,
         model=task.model_name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -157,25 +177,10 @@ def prepare(
         metric=task.metric.name,
         direction=task.metric.direction,
         metric_signature=task.metric.signature if isinstance(task.metric, CorpusMetric) else None,
-        target=task.target.validation if task.target else None,
-        target_version=task.target.version if task.target else None,
+        target=target.validation if target else None,
+        target_version=target.version if target else None,
         trivial=task.trivial,
     )
-    setup = Setup(
-        spec=run,
-        task=task,
-        problem=seen,
-        rule=rule,
-        batches=batches,
-        additional=additional,
-        splits=splits,
-        facts=facts,
-        precision=precision,
-        clock=clock,
-        baseline=baseline,
-        observe=observe,
-    )
-    return Loop(setup)
 
 
 def _warm_up(problem: Problem, batch: Batch) -> None:
