@@ -1,4 +1,4 @@
-"""Specs, schedules, grid, registry: the frozen values and how they are made."""
+"""What the documents say is what the program does."""
 
 import doctest
 import importlib
@@ -26,23 +26,6 @@ from apo_bench.records.suite import TUNING_SEED
 from apo_bench.render.leaderboard import leaderboard_markdown
 from apo_bench.suites import suite
 from apo_bench.suites.lr_adaptation import BEST, GRID
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        "apo_bench.errors",
-        "apo_bench.records.schedules",
-        "apo_bench.cli.selection",
-        "apo_bench.text",
-        "apo_bench.evidence.intervals",
-    ],
-)
-def test_docstring_examples(module: str) -> None:
-    result = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
-    assert result.attempted > 0
-    assert result.failed == 0
-
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -199,7 +182,7 @@ def test_declared_defaults_are_those_that_tuning_chose(name: str) -> None:
     trials = pd.read_csv(ROOT / "reports" / "steps-to-accuracy" / "trials.csv")
     own = trials[trials["optimizer"] == name]
     assert len(own) == 8
-    best = json.loads(str(own.loc[own["validation"].idxmax(), "overrides"]))  # type: ignore[index] # torch and pandas type this loosely
+    best = json.loads(str(own.loc[own["validation"].idxmax(), "overrides"]))  # type: ignore[index] # pandas types this loosely
     best.pop("weight_decay", None)
     defaults = optimizers()[name].load().hyperparameters()
     assert best == {field: getattr(defaults, field) for field in best}
@@ -212,7 +195,7 @@ def test_the_local_suites_settings_are_those_that_tuning_chose() -> None:
         for entry in local.optimizers:
             own = trials[(trials["task"] == task.task) & (trials["optimizer"] == entry.optimizer)]
             assert len(own) == 8
-            best = json.loads(str(own.loc[own["validation"].idxmax(), "overrides"]))  # type: ignore[index] # torch and pandas type this loosely
+            best = json.loads(str(own.loc[own["validation"].idxmax(), "overrides"]))  # type: ignore[index] # pandas types this loosely
             kind = optimizers()[entry.optimizer].load().hyperparameters
             settings = {**entry.overrides, **task.overrides.get(entry.optimizer, {})}
             chosen = resolve_hyperparameters(kind, settings, optimizer=entry.optimizer)
@@ -223,7 +206,7 @@ def _best(trials: pd.DataFrame, task: str, optimizer: str, *, maximize: bool) ->
     own = trials[(trials["task"] == task) & (trials["optimizer"] == optimizer)]
     assert len(own) >= 5
     place = own["validation"].idxmax() if maximize else own["validation"].idxmin()
-    best: dict[str, Any] = json.loads(str(own.loc[place, "overrides"]))  # type: ignore[index] # torch and pandas type this loosely
+    best: dict[str, Any] = json.loads(str(own.loc[place, "overrides"]))  # type: ignore[index] # pandas types this loosely
     return best
 
 
@@ -272,3 +255,19 @@ def test_the_readmes_plugins_work_as_installed_distributions(shell: Shell, name:
     assert " runs have a result" in done.stdout
     assert name in done.stdout
     assert "failed" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "apo_bench.errors",
+        "apo_bench.records.schedules",
+        "apo_bench.cli.selection",
+        "apo_bench.text",
+        "apo_bench.evidence.intervals",
+    ],
+)
+def test_docstring_examples(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -1,4 +1,4 @@
-"""The acceptance on a card: its limits, its file, its verdict, and that each of its checks can fail."""
+"""Each check of the acceptance can fail."""
 
 import json
 from typing import Any

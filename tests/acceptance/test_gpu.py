@@ -1,4 +1,4 @@
-"""The acceptance on a card: its limits, its file, its verdict, and that each of its checks can fail."""
+"""The acceptance: its limits, its file and its verdict."""
 
 import importlib.util
 import json

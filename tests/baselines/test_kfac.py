@@ -1,4 +1,4 @@
-"""KFAC and EKFAC: exact where theory says so, and a known limitation is a test."""
+"""KFAC and EKFAC as update rules: reductions, hooks, clipping, number formats."""
 
 import copy
 from typing import Any

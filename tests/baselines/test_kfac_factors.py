@@ -1,4 +1,4 @@
-"""KFAC and EKFAC: exact where theory says so, and a known limitation is a test."""
+"""KFAC's factors against exact matrices, and their damped inverses."""
 
 import copy
 import warnings

@@ -1,4 +1,4 @@
-"""FLOPs: equal to a hand count, made without data, and honest about what is not known."""
+"""A task whose cost is counted by hand, for several commands."""
 
 import pytest
 from support.shell import Shell

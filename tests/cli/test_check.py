@@ -1,4 +1,4 @@
-"""A check fails when something is worse, and not when it is noise."""
+"""`apo-bench check`: a plugin's CI, and what is refused."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: every error is one line with its mend, and nothing is lost."""
+"""`apo-bench data`: datasets, and runs without theirs."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: every error is one line with its mend, and nothing is lost."""
+"""`apo-bench export`: one row a run in every format."""
 
 from support.commands import TINY, records_in
 from support.shell import Shell

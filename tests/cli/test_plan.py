@@ -1,4 +1,4 @@
-"""The command line as a user meets it: every error is one line with its mend, and nothing is lost."""
+"""`apo-bench run --plan`: what would be run and what it costs."""
 
 import json
 

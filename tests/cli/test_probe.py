@@ -1,4 +1,4 @@
-"""The probe: what it composes, what it doubts, and that a slower step is found to be as much slower as it is."""
+"""`apo-bench probe`: measures once, and leaves the device to runs."""
 
 import json
 import time

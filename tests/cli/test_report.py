@@ -1,4 +1,4 @@
-"""The command line as a user meets it: every error is one line with its mend, and nothing is lost."""
+"""`apo-bench report`: a page and its figures."""
 
 from support.commands import TINY
 from support.shell import Shell

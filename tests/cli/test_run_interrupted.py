@@ -1,4 +1,4 @@
-"""The command line as a user meets it: every error is one line with its mend, and nothing is lost."""
+"""`apo-bench run`, stopped: killed, interrupted, or two at a time."""
 
 import json
 import os

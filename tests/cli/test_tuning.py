@@ -1,4 +1,4 @@
-"""Grids: the best setting by validation on a seed that reports nothing, chosen and used by one command."""
+"""`apo-bench run` with a grid: tuning runs first, then the reported ones."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: every error is one line with its mend, and nothing is lost."""
+"""A usage error is one line that says how to fix it."""
 
 import pytest
 from support.commands import TINY

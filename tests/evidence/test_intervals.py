@@ -1,4 +1,4 @@
-"""Leaderboards: what they claim, what they leave empty, and that no name can break a page."""
+"""Student's intervals: their width, and that they cover as often as they say."""
 
 import pytest
 from scipy import stats

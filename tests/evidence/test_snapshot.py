@@ -1,4 +1,4 @@
-"""A check fails when something is worse, and not when it is noise."""
+"""Snapshots: what they hold, and that they are read back as they were written."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The probe: what it composes, what it doubts, and that a slower step is found to be as much slower as it is."""
+"""What a probe's times compose to, and what is doubted."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""The probe: what it composes, what it doubts, and that a slower step is found to be as much slower as it is."""
+"""Runs and a probe of one store leave each other the device."""
 
 from pathlib import Path
 from typing import ClassVar

@@ -1,8 +1,4 @@
-"""What is derived of the method, each statement by its number, in float64.
-
-Shapes: a layer's gradients and steps are matrices ``G_OI``; vec is by columns, so that a matrix over all weights of a
-layer is indexed in × out, as in `kronecker`.
-"""
+"""What the batteries share."""
 
 from typing import Any
 

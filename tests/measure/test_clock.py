@@ -1,4 +1,4 @@
-"""Instruments measure what they say."""
+"""Clock, ledger and memory: what counts as training and what does not."""
 
 import dataclasses
 import sys

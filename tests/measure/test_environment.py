@@ -1,4 +1,4 @@
-"""Instruments measure what they say."""
+"""The environment of a record: versions, switches, revision, and no secrets."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""FLOPs: equal to a hand count, made without data, and honest about what is not known."""
+"""What the cells of a plan cost, counted by hand."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Grids: the best setting by validation on a seed that reports nothing, chosen and used by one command."""
+"""A suite unrolled: balanced, with the most particular settings, grids included."""
 
 from typing import Any
 

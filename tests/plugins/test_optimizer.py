@@ -1,4 +1,4 @@
-"""Specs, schedules, grid, registry: the frozen values and how they are made."""
+"""Hyperparameters: their types, defaults and search ranges."""
 
 import pytest
 from support.competitors import Knobs

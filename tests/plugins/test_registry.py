@@ -1,4 +1,4 @@
-"""Specs, schedules, grid, registry: the frozen values and how they are made."""
+"""The registry: names, suggestions, conflicts and broken plugins."""
 
 from importlib.metadata import EntryPoint
 

@@ -1,4 +1,4 @@
-"""Specs, schedules, grid, registry: the frozen values and how they are made."""
+"""Schedules: factors on the learning rate."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Specs, schedules, grid, registry: the frozen values and how they are made."""
+"""Specifications of runs: their identity and their budget."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""A check fails when something is worse, and not when it is noise."""
+"""Findings of a check as text and as a page."""
 
 import msgspec
 from support.records import MADE_ON

@@ -1,4 +1,4 @@
-"""Leaderboards: what they claim, what they leave empty, and that no name can break a page."""
+"""Pages of leaderboards: digits, doubts, and that no name can break one."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""The probe: what it composes, what it doubts, and that a slower step is found to be as much slower as it is."""
+"""A store keeps probes, and damaged ones stop nothing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Specs, schedules, grid, registry: the frozen values and how they are made."""
+"""Suites name what is registered, and each ablation varies one thing."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Specs, schedules, grid, registry: the frozen values and how they are made."""
+"""Targets are frozen, and every task says where it comes from."""
 
 import re
 

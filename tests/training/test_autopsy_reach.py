@@ -1,4 +1,4 @@
-"""The second look at a diverged run: what it names, what it costs, and that it changes nothing else."""
+"""The second look: how far it reaches back, and that it changes nothing else."""
 
 import dataclasses
 import weakref

@@ -1,4 +1,4 @@
-"""FLOPs and operator calls of whole steps: equal to hand counts, whatever the precision, and never in a run's way."""
+"""A run records what its steps cost, counted."""
 
 import dataclasses
 from collections.abc import Callable

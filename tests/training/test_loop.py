@@ -1,4 +1,4 @@
-"""The training loop: reproducible, fair, honest about divergence, and equal to a loop written by hand."""
+"""The training loop: divergence, schedules, phases, and no trace of what is off the clock."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""The probe: what it composes, what it doubts, and that a slower step is found to be as much slower as it is."""
+"""The probe: a slower step is found to be as much slower as it is."""
 
 import dataclasses
 import math
