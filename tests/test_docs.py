@@ -2,9 +2,9 @@
 
 import doctest
 import importlib
-import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -13,41 +13,67 @@ from typing import Any
 
 import msgspec
 import pandas as pd
+import publish
 import pytest
 from support.records import record
 from support.shell import Shell
 
-from apo_bench.cli.main import COMMANDS
+from apo_bench.cli.main import COMMANDS, _parser
 from apo_bench.evidence.leaderboard import leaderboard
 from apo_bench.plugins.optimizer import resolve_hyperparameters
 from apo_bench.plugins.registry import optimizers
 from apo_bench.records.spec import Device, Scale
 from apo_bench.records.suite import TUNING_SEED
 from apo_bench.render.leaderboard import leaderboard_markdown
-from apo_bench.suites import suite
+from apo_bench.suites import SUITES, suite
 from apo_bench.suites.lr_adaptation import BEST, GRID
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "reports").rglob("*.md"), *DOCS.glob("*.md")])
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def _page(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}[^\n]*\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_every_command_is_documented() -> None:
-    documented = re.findall(r"^\| `apo-bench ([a-z]+)", README, flags=re.MULTILINE)
+    documented = re.findall(r"^\| `apo-bench ([a-z]+)", _page("commands"), flags=re.MULTILINE)
     assert documented == list(COMMANDS)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_shown_is_one_that_the_command_line_takes(page: Path) -> None:
+    for block in _blocks(page.read_text(encoding="utf-8"), "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in re.findall(r"apo-bench ((?:list|run|probe|status|report|check|export)\b[^&#|]*)", line):
+                _parser().parse_args(command.split())
+
+
+def test_the_readme_fits_one_screen_and_says_where_everything_is() -> None:
+    assert len(README.encode()) <= 9_000
+    screen = "\n".join(README.splitlines()[:60])
+    assert "docs/assets/accuracy-against-cost.png" in screen
+    assert len(_blocks(screen, "sh")) == 2
+    assert len(re.findall(r"^- \*\*", screen, flags=re.MULTILINE)) == 4
+    linked = set(re.findall(r"\]\(([^)]+)\)", README))
+    assert all((ROOT / target).exists() for target in linked), linked
+    left_out = {"index", "api", "contributing", "changelog", "releasing"}
+    assert {f"docs/{page.stem}.md" for page in DOCS.glob("*.md") if page.stem not in left_out} <= linked
+
+
 def test_ci_runs_the_readmes_test_command() -> None:
-    (command,) = (block.strip() for block in _blocks("sh") if "tox" in block)
+    (command,) = (block.strip() for block in _blocks(README, "sh") if "tox" in block)
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
 def test_no_document_names_a_machine() -> None:
-    pages = [*ROOT.glob("*.md"), *(ROOT / "reports").rglob("*.md")]
-    for page in pages:
+    for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"(?<![\w.])/(home|root|work|tmp|Users)/", text), page
 
@@ -56,16 +82,20 @@ def test_the_changelog_has_an_unreleased_section() -> None:
     assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_the_readmes_leaderboard_is_the_published_one() -> None:
-    spec = importlib.util.spec_from_file_location("publish", ROOT / "reports" / "publish.py")
-    assert spec is not None
-    assert spec.loader is not None
-    publish = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(publish)
-    page = (ROOT / "reports" / "classification-local" / "leaderboard.md").read_text(encoding="utf-8")
+def test_the_readmes_table_is_the_published_one_and_its_figure_shows_the_same() -> None:
+    folder = ROOT / "reports" / "classification-local"
+    page = (folder / "leaderboard.md").read_text(encoding="utf-8")
     block = re.search(r"<!-- leaderboard -->\n(.*?)<!-- /leaderboard -->", README, flags=re.DOTALL)
     assert block is not None
     assert block.group(1) == publish.readme_block(page)
+    points = publish.cost_points(pd.read_csv(folder / "runs.csv"))
+    shown = {row[0].strip(): row for row in (line.split("|")[1:-1] for line in block.group(1).splitlines()[2:6])}
+    assert shown.keys() == points.keys()
+    for name, (ratio, accuracy) in points.items():
+        assert f"{accuracy.mean:.2f} ± {accuracy.half_width:.2f}" in shown[name][1]
+        assert f"{ratio:.2f}" in shown[name][3]
+    assert publish.cost_figure(points).startswith(b"\x89PNG")
+    assert publish.FIGURE.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_published_leaderboard_follows_from_the_published_runs() -> None:
@@ -156,24 +186,28 @@ def test_the_rule_finds_the_one_row_without_a_record_and_pages_without_any() -> 
     assert _unfounded_cuda_rows(page.replace("a\\_task", "another"), runs)
 
 
-def test_the_readmes_training_loop_learns_and_adapts(capsys: pytest.CaptureFixture[str]) -> None:
-    (source,) = (block for block in _blocks("python") if "APOLR(" in block)
+def test_the_training_loop_of_the_examples_learns_and_adapts(capsys: pytest.CaptureFixture[str]) -> None:
+    source = (ROOT / "examples" / "apo_loop.py").read_text(encoding="utf-8")
+    first, second = source.split("# --8<-- [end:apo-lr]")
     names: dict[str, Any] = {}
-    exec(source, names)  # noqa: S102 - our own README
+    exec(first, names)  # noqa: S102 - our own example
     assert sum(names["losses"][-20:]) < 0.5 * sum(names["losses"][:20])
     assert names["rule"].meta_updates == 30
     assert names["rule"].learning_rates[0] != 0.01
     assert capsys.readouterr().out.startswith("loss 2.")
-    (source,) = (block for block in _blocks("python") if "APOP(" in block)
-    exec(source, names)  # noqa: S102
+    exec(second, names)  # noqa: S102
     assert re.fullmatch(r"APOP: loss 0\.\d\d\nKFAC: loss 0\.\d\d\n", capsys.readouterr().out)
     assert sum(names["losses"][-20:]) < 0.9 * sum(names["losses"][280:300])
 
 
-def test_the_readme_lists_every_optimizer() -> None:
-    section = README.split("## Optimizers")[1].split("\n## ")[0]
-    listed = re.findall(r"`([\w-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE)))
+def test_every_optimizer_is_listed() -> None:
+    listed = re.findall(r"`([\w-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", _page("optimizers"), flags=re.MULTILINE)))
     assert sorted(listed) == sorted(optimizers().names())
+
+
+def test_every_suite_has_an_experiment() -> None:
+    listed = re.findall(r"^\| `([\w-]+)` \|", _page("experiments"), flags=re.MULTILINE)
+    assert [*listed, "all"] == list(SUITES)
 
 
 @pytest.mark.parametrize("name", optimizers().names())
@@ -235,22 +269,18 @@ def test_the_best_fixed_rates_are_those_of_the_grid() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["signsgd", "moons"])
-def test_the_readmes_plugins_work_as_installed_distributions(shell: Shell, name: str) -> None:
-    (source,) = (block for block in _blocks("python") if f"\n{name} = " in block or f"def {name}(" in block)
-    (project,) = (block for block in _blocks("toml") if f'name = "{name}"' in block)
-    assert len([line for line in source.splitlines() if line.strip()]) <= 20
+@pytest.mark.parametrize(("name", "page"), [("signsgd", "add-an-optimizer"), ("moons", "add-a-task")])
+def test_the_examples_work_as_installed_distributions(shell: Shell, name: str, page: str) -> None:
     folder = shell.folder / "project"
-    folder.mkdir()
-    (folder / f"{name}.py").write_text(source, encoding="utf-8")
-    (folder / "pyproject.toml").write_text(project, encoding="utf-8")
+    shutil.copytree(ROOT / "examples" / name, folder)
+    assert (
+        len([line for line in (folder / f"{name}.py").read_text(encoding="utf-8").splitlines() if line.strip()]) <= 20
+    )
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(shell.plugins), str(folder)],
         check=True,
     )
-    command = next(
-        match for match in re.findall(r"`apo-bench (run [^`]+)`", README) if re.search(rf"\b{name}\b", match)
-    )
+    command = next(match for match in re.findall(r"`apo-bench (run [^`]+)`", _page(page)) if name in match)
     done = shell(*command.split(), "--scale", "smoke", "--precisions", "fp32", "--seeds", "0")
     assert " runs have a result" in done.stdout
     assert name in done.stdout
