@@ -17,7 +17,7 @@ COMMANDS = ("list", "run", "probe", "status", "report", "check", "export", "wand
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 runs failed or a check did not hold, 2 wrong use."""
+    """Run the command line; returns the exit status: 0 done, 1 runs failed or a check did not hold, 2 usage error."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
@@ -53,7 +53,7 @@ def script() -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong use in one line, without the usage block."""
+    """Reports a usage error in one line, without the usage block."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")

@@ -161,7 +161,7 @@ def print_plan(plan: Plan, device: Device, options: argparse.Namespace, threads:
     for one in plan.searches:
         print(f"tuning {one.tuned.line}")
     for name, parts in _changes(plan).items():
-        print(f"running {name} anew, for these changed: {', '.join(parts)}")
+        print(f"running {name} again, because these changed: {', '.join(parts)}")
     sys.stdout.flush()
 
 

@@ -22,7 +22,8 @@ HELP = "measure what a step of each competitor costs, side by side; leaderboards
 DESCRIPTION = (
     "Measure what a step of each competitor of a suite costs: all of a cell in one process, every kind of step in "
     "interleaved rounds, in several processes one after the other, as a ratio to SGDm's step with its interval over "
-    "processes. Nothing else should run meanwhile. Cells that stand already, without a doubt, are not measured again."
+    "processes. Nothing else should run meanwhile. Cells that have been measured already, without a doubt, are not "
+    "measured again."
 )
 
 
@@ -32,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=5, metavar="N", help="processes a cell (default 5)")
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="rounds in each process (default 10)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores, as `run` has them)")
-    parser.add_argument("--again", action="store_true", help="measure anew what stands already")
+    parser.add_argument("--again", action="store_true", help="re-measure what has been measured already")
     add_json(parser)
     add_store(parser)
 
@@ -79,4 +80,4 @@ def _check_counts(options: argparse.Namespace) -> None:
     for name in ("processes", "rounds", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise UsageError(f"--{name} {value} is not possible; give 1 or more")
+            raise UsageError(f"--{name} must be at least 1 (got {value})")

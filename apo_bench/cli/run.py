@@ -141,11 +141,11 @@ def _check_counts(options: argparse.Namespace) -> None:
     for name in ("workers", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise UsageError(f"--{name} {value} is not possible; give 1 or more")
+            raise UsageError(f"--{name} must be at least 1 (got {value})")
     if not 0 < options.gpu_tflops < math.inf:
-        raise UsageError(f"--gpu-tflops {options.gpu_tflops:g} is not possible; give a number above 0")
+        raise UsageError(f"--gpu-tflops must be a number above 0 (got {options.gpu_tflops:g})")
     if not options.checkpoint_every >= 0:
-        raise UsageError(f"--checkpoint-every {options.checkpoint_every:g} is not possible; give 0 or more seconds")
+        raise UsageError(f"--checkpoint-every must be at least 0 seconds (got {options.checkpoint_every:g})")
 
 
 def _ask(plan: "Plan", options: argparse.Namespace) -> None:

@@ -50,7 +50,7 @@ class Selection:
             UsageError: An unknown name or a malformed list.
         """
         if options.epochs is not None and not (math.isfinite(options.epochs) and options.epochs > 0):
-            raise UsageError(f"--epochs {options.epochs:g} is not possible; give a number above 0")
+            raise UsageError(f"--epochs must be a number above 0 (got {options.epochs:g})")
         formats = [str(precision) for precision in Precision]
         return cls(
             suite=known(options.suite, SUITES, "suite"),

@@ -147,7 +147,7 @@ def tokenizer() -> Path:
     try:
         lock.check(path)
     except DataError as error:
-        raise DataError(f"{_NAME}: {error}; a deleted tokenizer is trained anew at the next run") from error
+        raise DataError(f"{_NAME}: {error}; delete the tokenizer, and it is trained again at the next run") from error
     return path
 
 
@@ -173,7 +173,7 @@ def _archive_digest() -> str:
     return lock.check(archive())
 
 
-def _anew() -> str:
+def _how_to_fix() -> str:
     return f"delete it and its line in {data_folder() / lock.LOCK}, then run `apo-bench data fetch {_NAME}`"
 
 
@@ -189,10 +189,10 @@ def _members(names: Sequence[str]) -> dict[str, str]:
                 if name and file:
                     texts[name] = file.read().decode()
     except (tarfile.TarError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{archive()} is damaged ({' '.join(str(error).split())}); {_anew()}") from error
+        raise DataError(f"{archive()} is damaged ({' '.join(str(error).split())}); {_how_to_fix()}") from error
     absent = [name for name in names if name not in texts]
     if absent:
-        raise DataError(f"{archive()} has no de-en/{absent[0]}; {_anew()}")
+        raise DataError(f"{archive()} has no de-en/{absent[0]}; {_how_to_fix()}")
     return texts
 
 
@@ -202,10 +202,10 @@ def _aligned(texts: dict[str, str], name: str) -> Pairs:
     if len(german) != len(english):
         raise DataError(
             f"{archive()}: {name.format('de')} has {len(german)} sentences and {name.format('en')} has {len(english)}; "
-            f"{_anew()}"
+            f"{_how_to_fix()}"
         )
     if not german:
-        raise DataError(f"{archive()}: {name.format('de')} has no sentences; {_anew()}")
+        raise DataError(f"{archive()}: {name.format('de')} has no sentences; {_how_to_fix()}")
     return list(zip(german, english, strict=True))
 
 

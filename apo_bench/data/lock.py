@@ -73,7 +73,7 @@ def _recorded() -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); delete it, and checksums are recorded anew") from error
+        raise DataError(f"{path} cannot be read ({error}); delete it, and checksums are recorded again") from error
     found = {}
     for number, line in enumerate(lines, 1):
         digest, _, name = line.partition("  ")

@@ -127,15 +127,15 @@ def _content(table: Table) -> bytes:
             found = [name for name in archive.namelist() if PurePosixPath(name).name == table.file]
             if len(found) != 1:
                 raise DataError(
-                    f"{table.archive} has {len(found)} files {table.file} and should have one; {_anew(table)}"
+                    f"{table.archive} has {len(found)} files {table.file} and should have one; {_again(table)}"
                 )
             return archive.read(found[0])
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         # a RuntimeError asks for a password, a NotImplementedError for another compression: bits of the header flipped
-        raise DataError(f"{table.archive} is damaged ({error}); {_anew(table)}") from error
+        raise DataError(f"{table.archive} is damaged ({error}); {_again(table)}") from error
 
 
-def _anew(table: Table) -> str:
+def _again(table: Table) -> str:
     return (
         f"delete it and its line in {data_folder() / lock.LOCK}, then run `apo-bench data fetch {table.name}`"
         if table.url
@@ -153,19 +153,19 @@ def _parse(table: Table, content: bytes) -> tuple[NDArray[np.float64], NDArray[n
         raise DataError(
             f"{where} has {len(names)} columns"
             + (f" without {', '.join(sorted(absent))}" if len(names) == table.columns else "")
-            + f", expected {table.columns}; {_anew(table)}"
+            + f", expected {table.columns}; {_again(table)}"
         )
     try:
         values = np.loadtxt(io.BytesIO(rest), delimiter=",", ndmin=2, dtype=np.float64)
     except ValueError as error:
-        raise DataError(f"{where} is not a table of numbers ({error}); {_anew(table)}") from error
+        raise DataError(f"{where} is not a table of numbers ({error}); {_again(table)}") from error
     if values.shape != (table.rows, table.columns):
         raise DataError(
             f"{where} has {values.shape[0]} rows of {values.shape[1]} numbers, expected {table.rows} of "
-            f"{table.columns}; {_anew(table)}"
+            f"{table.columns}; {_again(table)}"
         )
     if not np.isfinite(values).all():
-        raise DataError(f"{where} has numbers that are not finite; {_anew(table)}")
+        raise DataError(f"{where} has numbers that are not finite; {_again(table)}")
     inputs = values[:, _places(names, set(names) - set(special))]
     belongs = inputs if table.group is None else values[:, [names.index(table.group)]]
     _, groups = np.unique(belongs, axis=0, return_inverse=True)

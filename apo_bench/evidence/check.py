@@ -150,7 +150,7 @@ def check(
 def _without_partner(cell: CellSnapshot, new: Sequence[CellSnapshot]) -> Finding:
     reason = "no result; run the suite first"
     if any(other.cell.contender == cell.cell.contender for other in new):
-        reason = "no result with this setting, and several settings that it may have become; --save anew"
+        reason = "no result with this setting, and several settings that it may have become; --save again"
     return Finding(cell.cell.title, None, Verdict.MISSING, reason=reason)
 
 
@@ -263,7 +263,7 @@ def _common(old: CellSnapshot, own: CellSnapshot) -> list[tuple[float, float]]:
 
 def _quality(old: CellSnapshot, own: CellSnapshot, judged: int, tolerance: float) -> Finding:
     if (old.metric, old.direction) != (own.metric, own.direction):
-        reason = f"the metric was {old.metric} and is {own.metric}; --save anew"
+        reason = f"the metric was {old.metric} and is {own.metric}; --save again"
         return Finding(own.cell.title, Quantity.QUALITY, Verdict.UNJUDGED, reason=reason)
     lost, saved = (
         [

@@ -68,8 +68,10 @@ class APOLR:
             raise UsageError(
                 "APO-LR needs parameters in 32 bit: in pure 16 bit a step's length is rounding noise; use fp16 or bf16"
             )
-        if interval < 1 or not 0 < bounds[0] < bounds[1]:
-            raise UsageError(f"APO-LR: interval {interval} or bounds {bounds} make no sense")
+        if interval < 1:
+            raise UsageError(f"APO-LR: interval must be at least 1 (got {interval})")
+        if not 0 < bounds[0] < bounds[1]:
+            raise UsageError(f"APO-LR: bounds must be two rates above 0, the lower one first (got {bounds})")
         self.problem = problem
         self.optimizer = optimizer
         self.weights = weights

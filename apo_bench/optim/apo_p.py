@@ -70,7 +70,7 @@ class APOP:
         structure: What A is for a convolution.
 
     Raises:
-        UsageError: A number makes no sense.
+        UsageError: A number is out of its range.
     """
 
     def __init__(
@@ -88,11 +88,14 @@ class APOP:
         warmup_steps: int = 0,
         structure: Structure = Structure.FULL,
     ) -> None:
-        if interval < 1 or lr <= 0 or not 0 <= momentum < 1 or warmup_steps < 0:
-            raise UsageError(
-                f"APO-P: interval {interval}, lr {lr}, momentum {momentum} or warmup_steps {warmup_steps} makes no "
-                "sense; give 1 or more, above 0, in [0, 1) and 0 or more"
-            )
+        for name, value, holds, bounds in (
+            ("interval", interval, interval >= 1, "at least 1"),
+            ("lr", lr, lr > 0, "above 0"),
+            ("momentum", momentum, 0 <= momentum < 1, "in [0, 1)"),
+            ("warmup_steps", warmup_steps, warmup_steps >= 0, "at least 0"),
+        ):
+            if not holds:
+                raise UsageError(f"APO-P: {name} must be {bounds} (got {value})")
         self.problem = problem
         self.lr = lr
         self.weights = weights

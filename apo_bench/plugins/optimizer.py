@@ -73,7 +73,7 @@ class Search:
     def __post_init__(self) -> None:
         """Refuse an empty range."""
         if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"{self} is no range")
+            raise ValueError(f"{self} is not a range: low must be below high, and above 0 on a logarithmic scale")
 
 
 def hyperparameter(default: Any, *, search: Search | None = None, symbol: str = "") -> Any:

@@ -48,7 +48,7 @@ class Registered:
         except Exception as error:
             raise UsageError(
                 f"{self.name!r} from {self.distribution} {self.version} fails to import "
-                f"({type(error).__name__}: {error}); mend or uninstall that distribution"
+                f"({type(error).__name__}: {error}); fix or uninstall that distribution"
             ) from error
 
 

@@ -143,12 +143,12 @@ def decode_snapshot(data: bytes, name: str) -> Snapshot:
     try:
         schema = msgspec.json.decode(data, type=_Header).schema
         if schema != SCHEMA:
-            raise UsageError(f"{name} has schema {schema}, this version reads {SCHEMA}; save it anew with --save")
+            raise UsageError(f"{name} has schema {schema}, this version reads {SCHEMA}; save it again with --save")
         snapshot = msgspec.json.decode(data, type=Snapshot)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{name} is no baseline ({error}); save one with --save") from error
     if not snapshot.cells:
-        raise UsageError(f"{name} holds no cell, and anything would pass; save it anew with --save")
+        raise UsageError(f"{name} holds no cell, and anything would pass; save it again with --save")
     return snapshot
 
 

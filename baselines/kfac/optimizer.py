@@ -74,19 +74,19 @@ class Settings:
     form: Damping = Damping.FACTORED
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
+        """Refuse what is out of its range."""
         for name, holds, fix in (
             ("lr", self.lr > 0, "above 0"),
             ("damping", self.damping > 0, "above 0"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("decay", 0 <= self.decay < 1, "in [0, 1)"),
             ("factor_share", 0 < self.factor_share <= 1, "in (0, 1]"),
-            ("kl_clip", self.kl_clip >= 0, "0 or more"),
-            ("factor_interval", self.factor_interval >= 1, "1 or more"),
-            ("inverse_interval", self.inverse_interval >= 1, "1 or more"),
+            ("kl_clip", self.kl_clip >= 0, "at least 0"),
+            ("factor_interval", self.factor_interval >= 1, "at least 1"),
+            ("inverse_interval", self.inverse_interval >= 1, "at least 1"),
         ):
             if not holds:
-                raise UsageError(f"KFAC: {name} {getattr(self, name)} makes no sense; give one {fix}")
+                raise UsageError(f"KFAC: {name} must be {fix} (got {getattr(self, name)})")
         if self.solver is Solver.CHOLESKY and self.form is Damping.UNFACTORED:
             raise UsageError("KFAC: unfactored damping needs eigenvectors; give solver 'eigen', or form 'factored'")
 

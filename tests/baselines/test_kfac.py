@@ -1,6 +1,7 @@
 """KFAC and EKFAC as update rules: reductions, hooks, clipping, number formats."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -326,12 +327,12 @@ def test_where_hooks_are_needed_the_network_runs_without_torch_compile() -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.0}, "KFAC: lr 0.0 makes no sense; give one above 0"),
-        ({"damping": 0.0}, "KFAC: damping 0.0 makes no sense; give one above 0"),
-        ({"factor_interval": 0}, "KFAC: factor_interval 0 makes no sense; give one 1 or more"),
+        ({"lr": 0.0}, "KFAC: lr must be above 0 (got 0.0)"),
+        ({"damping": 0.0}, "KFAC: damping must be above 0 (got 0.0)"),
+        ({"factor_interval": 0}, "KFAC: factor_interval must be at least 1 (got 0)"),
         ({"form": Damping.UNFACTORED}, "KFAC: unfactored damping needs eigenvectors; give solver 'eigen'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         Settings(**{"lr": 0.1, **settings})

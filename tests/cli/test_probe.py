@@ -91,4 +91,7 @@ def test_a_probe_whose_process_dies_says_so_and_the_others_go_on(tiny_shell: She
     emulated = tiny_shell("probe", "--suite", "classification", "--tasks", "tiny", "--precisions", "fp16", status=1)
     assert "nothing was measured" in emulated.stderr
     for option in ("--processes", "--rounds", "--threads"):
-        assert f"{option} 0 is not possible" in tiny_shell("probe", "--suite", "all", option, "0", status=2).stderr
+        assert (
+            f"{option} must be at least 1 (got 0)"
+            in tiny_shell("probe", "--suite", "all", option, "0", status=2).stderr
+        )

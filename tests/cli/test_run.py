@@ -50,7 +50,7 @@ def test_an_edited_plugin_runs_anew_and_says_why(tiny_shell: Shell) -> None:
     module.write_text(module.read_text(encoding="utf-8") + "EDITED = 1\n", encoding="utf-8")
     again = tiny_shell(*command)
     assert "1 of 2 runs to be made" in again.stdout
-    assert "running plug on tiny anew, for these changed: optimizer" in again.stdout
+    assert "running plug on tiny again, because these changed: optimizer" in again.stdout
     assert len(records_in(tiny_shell)) == 3
 
 
@@ -59,7 +59,7 @@ def test_a_plugin_that_fails_to_import_is_one_line_and_hurts_no_other(tiny_shell
     assert "plug" in tiny_shell("list", "optimizers").stdout
     done = tiny_shell(*TINY, "--optimizers", "plug", status=2)
     assert done.stderr == (
-        "apo-bench: 'plug' from plug 1.0 fails to import (RuntimeError: boom); mend or uninstall that distribution\n"
+        "apo-bench: 'plug' from plug 1.0 fails to import (RuntimeError: boom); fix or uninstall that distribution\n"
     )
     tiny_shell(*TINY, "--optimizers", "sgd", "--precisions", "fp32")
 

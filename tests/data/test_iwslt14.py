@@ -126,7 +126,7 @@ def test_the_tokenizer_is_trained_once_and_then_checked(folder: Path, monkeypatc
     for call in (IWSLT14_DE_EN.load, IWSLT14_DE_EN.digest, lambda: iwslt14.decode([[5]])):
         line = _line(call)
         assert "is not the file whose checksum" in line
-        assert "a deleted tokenizer is trained anew" in line
+        assert "delete the tokenizer, and it is trained again" in line
     path.unlink()
     assert IWSLT14_DE_EN.digest() == digest
     assert path.read_bytes() == whole

@@ -108,7 +108,7 @@ def test_another_metric_is_not_compared() -> None:
     facts = msgspec.structs.replace(FACTS, metric="loss", direction=Direction.MINIMIZE)
     verdict, reason = found(runs(), runs((0.5, 0.6, 0.4), facts=facts))[Quantity.QUALITY]
     assert verdict is Verdict.UNJUDGED
-    assert reason == "the metric was accuracy (%) and is loss; --save anew"
+    assert reason == "the metric was accuracy (%) and is loss; --save again"
 
 
 def test_what_is_missing_fails_and_what_is_new_does_not() -> None:

@@ -29,5 +29,5 @@ def test_hostile_names_are_refused(name: str) -> None:
 
 
 def test_a_plugin_that_fails_to_import_is_one_line() -> None:
-    with pytest.raises(UsageError, match=r"'lion' from .* fails to import \(ModuleNotFoundError: .*\); mend"):
+    with pytest.raises(UsageError, match=r"'lion' from .* fails to import \(ModuleNotFoundError: .*\); fix"):
         Registry(OPTIMIZERS, [_point("lion", "no_such_module:o")])["lion"].load()
