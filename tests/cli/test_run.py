@@ -136,6 +136,7 @@ def test_output_of_a_run_goes_to_its_own_file(tiny_shell: Shell) -> None:
     assert log.read_text(encoding="utf-8") == "from below\n"
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_the_smoke_suite_trains_within_five_minutes(shell: Shell) -> None:
     start = time.monotonic()
