@@ -16,6 +16,7 @@ SELECTION = ("--suite", "classification", "--scale", "smoke", "--tasks", "tiny",
 RUN = ("run", *SELECTION, "--precisions", "fp32", "--epochs", "1", "--seeds", "0")
 
 
+@pytest.mark.slow
 def test_a_plugins_ci(tiny_shell: Shell) -> None:
     """Save, change the optimizer, and be told: first that nothing was run since, then what is worse."""
     tiny_shell.install("plug", optimizer_plugin(["pass"]), PLUG)

@@ -145,6 +145,7 @@ def test_the_smoke_suite_trains_within_five_minutes(shell: Shell) -> None:
     assert "32 of 32 runs have a result" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_result_of_earlier_code_does_not_stand_in_for_a_failure(tiny_shell: Shell) -> None:
     command = (*TINY, "--optimizers", "plug", "--precisions", "fp32")
     tiny_shell.install("plug", optimizer_plugin(["pass"]), PLUG)
@@ -155,6 +156,7 @@ def test_a_result_of_earlier_code_does_not_stand_in_for_a_failure(tiny_shell: Sh
     assert "0 of 1 runs have a result" in done.stdout
 
 
+@pytest.mark.slow
 def test_runs_that_two_suites_share_are_in_the_pages_of_both(tiny_shell: Shell) -> None:
     selection = ("--scale", "smoke", "--tasks", "tiny", "--epochs", "2", "--optimizers", "sgdm", "--precisions", "fp32")
     tiny_shell("run", "--suite", "classification", *selection)

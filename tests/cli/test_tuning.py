@@ -105,6 +105,7 @@ def test_one_command_chooses_and_runs_and_the_same_command_reuses_it(tiny_shell:
     assert len(gridded.records) == 9
 
 
+@pytest.mark.slow
 def test_where_no_point_of_a_grid_works_its_runs_are_not_made(tiny_shell: Shell) -> None:
     gridded = Gridded(tiny_shell, "sgdm", '{"lr": (1e30, 1e31)}')
     output, errors = gridded(status=1)
@@ -121,6 +122,7 @@ def test_where_no_point_of_a_grid_works_its_runs_are_not_made(tiny_shell: Shell)
     assert [run["run_id"] for run in plan["runs"] if run["optimizer"] == "sgdm"] == [None] * 4
 
 
+@pytest.mark.slow
 def test_a_tuning_run_that_fails_is_tried_again_and_the_choice_is_among_the_others(tiny_shell: Shell) -> None:
     fails = ["if float(self.optimizer.param_groups[0]['lr']) > 0.5: raise ValueError('too fast')"]
     tiny_shell.install("plug", optimizer_plugin(fails), "[apo_bench.optimizers]\nplug = plug:plug\n")
@@ -143,6 +145,7 @@ def test_a_choice_at_an_end_of_the_grid_is_one_line_on_stderr(tiny_shell: Shell)
     assert gridded("--plan")[1] == errors
 
 
+@pytest.mark.slow
 def test_a_set_value_replaces_the_grid(tiny_shell: Shell) -> None:
     gridded = Gridded(tiny_shell, "sgdm", '{"lr": (1e-5, 0.03)}')
     output, errors = gridded("--set", "sgdm.lr=0.1", "--seeds", "0")

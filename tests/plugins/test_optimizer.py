@@ -30,5 +30,5 @@ def test_wrong_hyperparameters(overrides: dict[str, object], message: str) -> No
 
 @pytest.mark.parametrize("search", [(1.0, 1.0, False), (0.0, 1.0, True)])
 def test_an_empty_search_range_is_refused(search: tuple[float, float, bool]) -> None:
-    with pytest.raises(ValueError, match="no range"):
+    with pytest.raises(ValueError, match="not a range"):
         Search(*search)

@@ -77,8 +77,9 @@ def test_every_kind_of_step_is_timed_in_every_round_and_process() -> None:
     assert decode_probe(encode(probe)) == probe
 
 
+@pytest.mark.slow
 @pytest.mark.timing
-@pytest.mark.parametrize("seconds", [0.05, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [0.05, 1.0])
 def test_sleep_in_the_inverse_raises_the_ratio_by_what_it_composes_to(
     seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_slow_down_injected_into_one_competitor_half_way_is_flagged(monkeypatc
     assert not any("half-way" in flag for flag in found["adam"].flags)
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.skipif(sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="needs /proc/stat and a second core")
 def test_a_busy_loop_on_the_other_core_is_flagged() -> None:
