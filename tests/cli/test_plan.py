@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from support.commands import TINY, records_in, store_of
 from support.shell import Shell
 
@@ -27,6 +28,7 @@ def test_hours_of_work_need_consent(tiny_shell: Shell) -> None:
 PLAN = ("run", "--suite", "classification", "--tasks", "moon,tiny", "--epochs", "2", "--optimizers", "sgd,adam")
 
 
+@pytest.mark.slow
 def test_a_plan_prints_the_cost_of_every_cell(moon_shell: Shell) -> None:
     done = moon_shell(*PLAN, "--precisions", "fp32", "--plan", "--gpu-tflops", "5")
     assert "the moon is not in the sky; wait" in done.stderr
@@ -47,6 +49,7 @@ def test_a_plan_prints_the_cost_of_every_cell(moon_shell: Shell) -> None:
     assert printed["assumed_gpu_tflops"] == 20.0
 
 
+@pytest.mark.slow
 def test_costs_are_shown_at_paper_scale_without_asking_and_elsewhere_on_request(moon_shell: Shell) -> None:
     paper = moon_shell(*PLAN, "--scale", "paper", "--precisions", "fp32", status=2)  # then it asks for consent
     assert "GPU hours" in paper.stdout

@@ -1,5 +1,6 @@
 """`apo-bench report`: a page and its figures."""
 
+import pytest
 from support.commands import TINY
 from support.shell import Shell
 
@@ -14,6 +15,7 @@ def test_report_to_a_file(tiny_shell: Shell) -> None:
     assert "there are: smoke" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_report_writes_figures(tiny_shell: Shell) -> None:
     common = ("run", "--suite", "classification", "--scale", "smoke", "--tasks", "tiny", "--precisions", "fp32")
     tiny_shell(*common, "--epochs", "2", "--optimizers", "sgdm,apo-lr-sgdm")

@@ -24,6 +24,7 @@ def test_a_run_ends_with_a_leaderboard_and_the_same_command_reuses_it(tiny_shell
     assert report.strip() == page.replace("8 of 8 runs", "8 runs").strip()
 
 
+@pytest.mark.slow
 def test_more_seeds_run_only_what_is_missing(tiny_shell: Shell) -> None:
     tiny_shell(*TINY, "--optimizers", "sgdm", "--precisions", "fp32")
     more = tiny_shell(*TINY, "--optimizers", "sgdm", "--precisions", "fp32", "--seeds", "0-2")
@@ -31,6 +32,7 @@ def test_more_seeds_run_only_what_is_missing(tiny_shell: Shell) -> None:
     assert "±" in more.stdout
 
 
+@pytest.mark.slow
 def test_settings_from_the_command_line_are_rows_of_their_own(tiny_shell: Shell) -> None:
     one = (*TINY, "--optimizers", "sgdm", "--precisions", "fp32")
     tiny_shell(*one, "--set", "sgdm.lr=0.1")
@@ -54,6 +56,7 @@ def test_an_edited_plugin_runs_anew_and_says_why(tiny_shell: Shell) -> None:
     assert len(records_in(tiny_shell)) == 3
 
 
+@pytest.mark.slow
 def test_a_plugin_that_fails_to_import_is_one_line_and_hurts_no_other(tiny_shell: Shell) -> None:
     tiny_shell.install("plug", "raise RuntimeError('boom')\n", PLUG)
     assert "plug" in tiny_shell("list", "optimizers").stdout
@@ -110,6 +113,7 @@ def test_a_damaged_record_is_reported_and_made_anew(tiny_shell: Shell) -> None:
     assert len(records_in(tiny_shell)) == 1
 
 
+@pytest.mark.slow
 def test_workers_run_side_by_side(tiny_shell: Shell) -> None:
     tiny_shell.install("plug", optimizer_plugin(["time.sleep(0.1)"]), PLUG)
     done = tiny_shell(

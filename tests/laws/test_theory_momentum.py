@@ -129,6 +129,7 @@ def test_t9_dampening_keeps_the_total_displacement_of_a_gradient() -> None:
             layer.model.weight.copy_(layer.start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dampening", [None, 0.0])
 def test_t9_where_noise_dominates_the_total_displacement_is_not_too_long_by_1_over_1_minus_momentum(
     dampening: float | None,
