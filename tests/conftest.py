@@ -21,6 +21,11 @@ SHAPED = (
 install_import_hook(SHAPED, "beartype.beartype")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First the tests that need an empty machine, then those with a longer limit than usual: others run beside them."""
+    items.sort(key=lambda item: (not item.get_closest_marker("timing"), not item.get_closest_marker("timeout")))
+
+
 @pytest.fixture(autouse=True)
 def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A test that measures time waits until the tests of other workers are over, and lets none begin beside it."""
