@@ -72,7 +72,7 @@ def test_a_local_task_beats_the_trivial_predictor(name: str) -> None:
 @pytest.mark.timeout(1500)
 def test_everything_runs_at_smoke(shell: Shell) -> None:
     """Every suite, and every optimizer of the package, in fp32 and fp16; some minutes on two cores."""
-    done = shell("run", "--suite", "all", "--scale", "smoke", "--yes", timeout=1400)
+    done = shell("run", "--suite", "all", "--scale", "smoke", "--workers", "2", "--yes", timeout=1400)
     total = len(_runs_of_all())
     assert f"{total} of {total} runs have a result." in done.stdout
     assert "failed" not in done.stdout
