@@ -10,6 +10,7 @@ import pytest
 from apo_bench.data import bpe, iwslt14, lock
 from apo_bench.data.iwslt14 import IWSLT14_DE_EN
 from apo_bench.errors import DataError
+from apo_bench.plugins.metrics import CorpusMetric
 from apo_bench.tasks.translation import iwslt14_transformer
 
 SETS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
@@ -217,6 +218,7 @@ def test_the_task_is_the_recalled_model_on_lowercased_text() -> None:
     assert f"{task.dataset.name}.{task.model_name}" == "iwslt14-de-en.transformer"
     assert task.source == "[P] E5, model [R]"
     assert task.metric.name == "BLEU"
-    assert getattr(task.metric, "signature", "").endswith("|lowercased")
+    assert isinstance(task.metric, CorpusMetric)
+    assert task.metric.signature.endswith("|lowercased")
     assert task.dataset.blank is not None
     assert task.dataset.blank(2).targets.shape == (2, 28)

@@ -19,6 +19,7 @@ from apo_bench.optim.apo_lr import APOLR
 from apo_bench.optim.apo_p import APOP
 from apo_bench.optim.proximal import ProximalWeights
 from apo_bench.plugins.registry import optimizers
+from apo_bench.problem.rule import Periodic
 from baselines import modern
 from baselines.kfac.curvature import CorrectedCurvature, KroneckerCurvature
 from baselines.kfac.optimizer import KFAC, Settings
@@ -205,7 +206,8 @@ def test_every_interval_among_the_hyperparameters_is_one_of_the_rule(name: str) 
         rule = competitor.build(_problem(model), hyperparameters)
     except UsageError as error:  # its library is missing
         pytest.skip(str(error))
-    assert sorted(getattr(rule, "intervals", {}).values()) == sorted(declared)
+    intervals: Mapping[str, int] = rule.intervals if isinstance(rule, Periodic) else {}
+    assert sorted(intervals.values()) == sorted(declared)
     kinds = step_kinds(rule)
     assert [kind.name for kind in kinds][:1] == [PLAIN]
     prepare_kind(rule, kinds[0])
