@@ -55,6 +55,22 @@ def test_every_command_shown_is_one_that_the_command_line_takes(page: Path) -> N
                 _parser().parse_args(command.split())
 
 
+def test_every_example_is_shown_by_a_page_and_every_snippet_is_one() -> None:
+    """Only ``--8<-- "FILE"`` is replaced; a build does not notice a marker that is spelled otherwise."""
+    shown = set()
+    for page in DOCS.glob("*.md"):
+        for line in page.read_text(encoding="utf-8").splitlines():
+            if not re.match(r"\s*-+\s*8\b", line):
+                continue
+            marker = re.fullmatch(r'--8<-- "([^":]+)(?::([\w-]+))?"', line)
+            assert marker, f"{page.name}: {line}"
+            path, section = marker.groups()
+            assert section is None or f"[start:{section}]" in (ROOT / path).read_text(encoding="utf-8"), line
+            shown.add(path)
+    examples = [path for path in (ROOT / "examples").rglob("*") if path.suffix in {".py", ".toml"}]
+    assert {path.relative_to(ROOT).as_posix() for path in examples} == shown - {"CONTRIBUTING.md", "CHANGELOG.md"}
+
+
 def test_the_readme_fits_one_screen_and_says_where_everything_is() -> None:
     assert len(README.encode()) <= 9_000
     screen = "\n".join(README.splitlines()[:60])
