@@ -108,7 +108,7 @@ def test_the_readmes_table_is_the_published_one_and_its_figure_shows_the_same() 
     shown = {row[0].strip(): row for row in (line.split("|")[1:-1] for line in block.group(1).splitlines()[2:6])}
     assert shown.keys() == points.keys()
     for name, (ratio, accuracy) in points.items():
-        assert f"{accuracy.mean:.2f} ± {accuracy.half_width:.2f}" in shown[name][1]
+        assert f"{accuracy.mean:.2f}\u00a0±\u00a0{accuracy.half_width:.2f}" in shown[name][1]
         assert f"{ratio:.2f}" in shown[name][3]
     assert publish.cost_figure(points).startswith(b"\x89PNG")
     assert publish.FIGURE.read_bytes().startswith(b"\x89PNG")
