@@ -89,7 +89,7 @@ class Bench:
 
         def step() -> None:
             if at is not None:
-                rule.steps = at  # type: ignore[attr-defined]
+                rule.steps = at  # type: ignore[attr-defined] # rules that have intervals count steps
             rule.step(self.batch)
 
         return step

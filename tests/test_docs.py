@@ -211,7 +211,7 @@ def test_the_training_loop_of_the_examples_learns_and_adapts(capsys: pytest.Capt
     assert names["rule"].meta_updates == 30
     assert names["rule"].learning_rates[0] != 0.01
     assert capsys.readouterr().out.startswith("loss 2.")
-    exec(second, names)  # noqa: S102
+    exec(second, names)  # noqa: S102 - our own example
     assert re.fullmatch(r"APOP: loss 0\.\d\d\nKFAC: loss 0\.\d\d\n", capsys.readouterr().out)
     assert sum(names["losses"][-20:]) < 0.9 * sum(names["losses"][280:300])
 

@@ -162,7 +162,7 @@ ALL_PROBED = probed(*gpu_setting.OPTIMIZERS)
         ([msgspec.structs.replace(ALL_PROBED, competitors=ALL_PROBED.competitors[1:])], False),  # no reference
     ],
 )
-def test_a_probe_must_have_all_optimizers_with_intervals(probes: list[ProbeRecord], passed: bool) -> None:  # noqa: FBT001
+def test_a_probe_must_have_all_optimizers_with_intervals(probes: list[ProbeRecord], passed: bool) -> None:  # noqa: FBT001 - a parameter of the test
     (check,) = gpu_records.probe_checks(probes, [("t", "fp32")], device="cuda", device_name=CARD)
     assert check.passed is passed
     json.dumps(check.value)

@@ -147,7 +147,7 @@ def test_after_every_part_the_file_says_what_is_known(monkeypatch: pytest.Monkey
 
 
 def test_a_kill_of_the_script_kills_the_part_and_leaves_the_file(setting: Any) -> None:
-    """The part in flight is the part `environment`: Python alone takes longer to start than to be killed."""
+    """The part in flight is the part `environment`: Python takes longer to start than to be killed."""
     arguments = [sys.executable, str(SCRIPT), "--cpu", "--output", str(setting.output), "--parts", "environment"]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
     log = setting.output / "logs" / "environment.log"
@@ -221,7 +221,7 @@ def test_wrong_use_is_said(arguments: list[str], message: str, capsys: pytest.Ca
         ("Killed", False, False),
     ],
 )
-def test_pytests_summary_is_judged(summary: str, passed: bool, cpu: bool) -> None:  # noqa: FBT001
+def test_pytests_summary_is_judged(summary: str, passed: bool, cpu: bool) -> None:  # noqa: FBT001 - a parameter of the test
     assert acceptance.tests_check(["3 passed", summary, "a warning at exit"], cpu=cpu).passed is passed
 
 

@@ -87,7 +87,7 @@ def test_hooks_are_gone_after_an_error_too() -> None:
 def test_zeroing_a_factor_changes_the_step_after_the_next_inversion_and_not_before() -> None:
     def zero(problem: Problem, rule: KFAC, seed: int) -> None:
         if seed == 3:
-            rule.curvatures[0].A_II.zero_()  # type: ignore[union-attr]
+            rule.curvatures[0].A_II.zero_()  # type: ignore[union-attr] # there after a step
 
     for steps, same in ((4, True), (5, False)):
         one, other = _trained(steps=steps), _trained(zero, steps=steps)
@@ -181,7 +181,7 @@ def test_the_clip_bounds_the_predicted_divergence_and_schedules_act_behind_it() 
         rule.step(batch)
         step = [before[i] - parameter.detach() for i, parameter in enumerate(own.parameters)]
         moves.append(step)
-        decrease = sum(float((a * b).sum()) for a, b in zip(step, gradients, strict=True))  # type: ignore[misc, operator]
+        decrease = sum(float((a * b).sum()) for a, b in zip(step, gradients, strict=True))  # type: ignore[misc, operator] # the loss reaches all
         # η² ν² ⟨∇J, P ∇J⟩ = κ; the step is η ν P ∇J
         assert 0.3 * rule.readings()["kl_clip_factor"] * decrease / factor == pytest.approx(1e-4, rel=1e-9)
     torch.testing.assert_close(moves[1], [0.5 * move for move in moves[0]], rtol=1e-9, atol=1e-15)
@@ -191,7 +191,7 @@ def test_the_clip_sees_small_gradients_in_pure_16_bit_too() -> None:
     """Most of their products with the preconditioned ones are below what 16 bit can hold."""
     problem = problem_of(convolutional().float(), precision=Precision.PURE_FP16)
     whole = problem.loss
-    problem.loss = lambda outputs, batch: 3e-3 * whole(outputs, batch)  # type: ignore[method-assign]
+    problem.loss = lambda outputs, batch: 3e-3 * whole(outputs, batch)  # type: ignore[method-assign] # a loss scaled on purpose
     batch = image_batch(dtype=torch.float32)
     gradients = problem.gradients(problem.loss(problem.outputs(batch), batch)).values
     rule = KFAC(problem, Settings(lr=1e3, damping=1.0, kl_clip=1e-4))
@@ -261,7 +261,7 @@ def test_layers_that_the_loss_does_not_reach_and_other_parameters() -> None:
     after = model.state_dict()
     assert torch.equal(after["unused.weight"], before["unused.weight"])
     assert not torch.equal(after["used.weight"], before["used.weight"])
-    torch.testing.assert_close(before["norm.bias"] - after["norm.bias"], 0.1 * gradient)  # type: ignore[operator]
+    torch.testing.assert_close(before["norm.bias"] - after["norm.bias"], 0.1 * gradient)  # type: ignore[operator] # the loss reaches all
 
 
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.PURE_FP16])
@@ -288,7 +288,7 @@ def test_factors_under_loss_scaling_are_those_of_float32_but_for_rounding(precis
     for one, other in zip(rule.curvatures, expected.curvatures, strict=True):
         assert one.G_OO is not None
         assert one.G_OO.dtype is torch.float32
-        torch.testing.assert_close(one.G_OO, other.G_OO, rtol=0.05, atol=0.02 * float(other.G_OO.abs().max()))  # type: ignore[union-attr]
+        torch.testing.assert_close(one.G_OO, other.G_OO, rtol=0.05, atol=0.02 * float(other.G_OO.abs().max()))  # type: ignore[union-attr] # there after an estimate
 
 
 def test_in_pure_16_bit_everything_is_stored_in_16_bit() -> None:

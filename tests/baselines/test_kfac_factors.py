@@ -168,7 +168,7 @@ def test_the_sampled_fisher_converges_to_the_exact_one() -> None:
             rule.step(batch)
         got = [curvature.G_OO for curvature in rule.curvatures]
         pairs = zip(got, exact, strict=True)
-        errors.append(max(float((one - other).norm() / other.norm()) for one, other in pairs))  # type: ignore[operator, union-attr]
+        errors.append(max(float((one - other).norm() / other.norm()) for one, other in pairs))  # type: ignore[operator, union-attr] # there after an estimate
     assert errors[1] < 0.05
     assert errors[1] < 0.3 * errors[0]
 
@@ -180,7 +180,7 @@ def test_empirical_and_true_fisher_differ_and_both_agree_with_their_definition()
     per_example = outputs.softmax(1) - nn.functional.one_hot(batch.targets, 3)
     torch.testing.assert_close(rule.curvatures[2].G_OO, per_example.mT @ per_example / 8, rtol=1e-12, atol=1e-14)
     exact = estimated(problem, batch, fisher=Fisher.EXACT)
-    assert not torch.allclose(rule.curvatures[2].G_OO, exact.curvatures[2].G_OO, rtol=1e-2)  # type: ignore[arg-type]
+    assert not torch.allclose(rule.curvatures[2].G_OO, exact.curvatures[2].G_OO, rtol=1e-2)  # type: ignore[arg-type] # there after an estimate
 
 
 def _factors(features: int, rank: int) -> Tensor:

@@ -35,7 +35,7 @@ def _network() -> nn.Sequential:
 @pytest.mark.parametrize(
     ("module", "competitor"), [("pytorch_optimizer", modern.soap), ("schedulefree", modern.schedule_free_adamw)]
 )
-def test_without_its_library_a_competitor_names_the_mend(
+def test_without_its_library_a_competitor_says_how_to_fix_it(
     module: str, competitor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)

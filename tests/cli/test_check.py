@@ -77,7 +77,7 @@ def test_a_baseline_of_another_suite_is_refused(shell: Shell, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_our_own_optimizers_cost_what_they_did(shell: Shell) -> None:
-    """A change that is meant saves the file anew, as CONTRIBUTING says; the difference shows what it costs."""
+    """A change that is meant saves the file again, as CONTRIBUTING says; the difference shows what it costs."""
     costs = Path(__file__).parents[2] / "benchmarks" / "costs.json"
     cells = decode_snapshot(costs.read_bytes(), costs.name).cells
     assert {cell.optimizer.name for cell in cells} == set(optimizers().names())

@@ -45,7 +45,7 @@ def test_settings_from_the_command_line_are_rows_of_their_own(tiny_shell: Shell)
     assert "sgdm (lr=1.0, weight\\_decay=0.001)" in page
 
 
-def test_an_edited_plugin_runs_anew_and_says_why(tiny_shell: Shell) -> None:
+def test_an_edited_plugin_runs_again_and_says_why(tiny_shell: Shell) -> None:
     module = tiny_shell.install("plug", optimizer_plugin(["pass"]), PLUG)
     command = (*TINY, "--optimizers", "plug,sgdm", "--precisions", "fp32")
     tiny_shell(*command)
@@ -101,7 +101,7 @@ def test_divergence_is_a_result(tiny_shell: Shell) -> None:
     assert "0 of 2 runs to be made" in tiny_shell(*TINY, "--optimizers", "plug,sgdm", "--precisions", "fp32").stdout
 
 
-def test_a_damaged_record_is_reported_and_made_anew(tiny_shell: Shell) -> None:
+def test_a_damaged_record_is_reported_and_made_again(tiny_shell: Shell) -> None:
     command = (*TINY, "--optimizers", "sgd", "--precisions", "fp32")
     tiny_shell(*command)
     (path,) = store_of(tiny_shell).glob("runs/*/record.json")

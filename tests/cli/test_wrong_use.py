@@ -33,7 +33,7 @@ from support.shell import Shell
         (["run", "--suite", "classification", "--workers", "two"], "invalid int value: 'two'"),
     ],
 )  # fmt: skip
-def test_wrong_use_is_one_line_with_the_mend(tiny_shell: Shell, arguments: list[str], message: str) -> None:
+def test_wrong_use_is_one_line_with_how_to_fix_it(tiny_shell: Shell, arguments: list[str], message: str) -> None:
     (tiny_shell.folder / "file").write_text("", encoding="utf-8")
     done = tiny_shell(*arguments, status=2)
     assert done.stdout == ""

@@ -39,7 +39,7 @@ def test_the_first_use_records_and_the_second_holds_to_it(folder: Path) -> None:
 def test_sha256sum_reads_the_lock(folder: Path) -> None:
     for name in ("b", "a"):
         lock.check(_write(folder, name, name.encode()))
-    subprocess.run(["sha256sum", "--strict", "-c", lock.LOCK], cwd=folder, check=True, capture_output=True)  # noqa: S607
+    subprocess.run(["sha256sum", "--strict", "-c", lock.LOCK], cwd=folder, check=True, capture_output=True)  # noqa: S607 - the tool that a user has
 
 
 def test_a_removed_line_is_recorded_anew_and_record_replaces(folder: Path) -> None:

@@ -236,7 +236,7 @@ def test_protein_has_the_declared_sizes_if_its_rows_differ() -> None:
 def test_the_trivial_predictor(make: Callable[[], Task]) -> None:
     task = make()
     validation = task.dataset.load().validation
-    total = task.metric.total(torch.zeros_like(validation.targets), validation.slice(0, len(validation)))  # type: ignore[union-attr]
+    total = task.metric.total(torch.zeros_like(validation.targets), validation.slice(0, len(validation)))  # type: ignore[union-attr] # a pointwise metric
     assert task.trivial == pytest.approx(float(total) / len(validation), abs=5e-4)
 
 

@@ -72,7 +72,7 @@ def test_zero_gradient_and_no_decay_leaves_parameters(name: str) -> None:
     problem, _ = _made(name)
     rule = built(name, problem, weight_decay=0.0)
     before = _parameters(problem)
-    problem.loss = lambda outputs, batch: (outputs * 0.0).sum()  # type: ignore[method-assign]
+    problem.loss = lambda outputs, batch: (outputs * 0.0).sum()  # type: ignore[method-assign] # a loss that is constant on purpose
     for seed in range(2):  # the first step of some only gathers statistics
         rule.step(law_batch(seed))
     for one, other in zip(before, _parameters(problem), strict=True):

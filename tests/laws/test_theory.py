@@ -74,7 +74,7 @@ class _Network:
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_t4_the_discrepancys_hessian_is_the_gauss_newton_matrix(name: str, reverse: bool) -> None:  # noqa: FBT001
+def test_t4_the_discrepancys_hessian_is_the_gauss_newton_matrix(name: str, reverse: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """In either direction of the divergence."""
     objective, _ = OBJECTIVES[name]
     network = _Network()
@@ -138,7 +138,7 @@ def test_t4_and_both_are_the_fisher_matrix(name: str) -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_t4_the_discrepancy_of_unmoved_parameters_vanishes_with_its_gradient(name: str, reverse: bool) -> None:  # noqa: FBT001
+def test_t4_the_discrepancy_of_unmoved_parameters_vanishes_with_its_gradient(name: str, reverse: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """For every model of the suite, in training mode: q is the step's own gradient, however large λ_FSD is."""
     model = MODELS[name]().double()
     batches = [Batch((torch.randn(8, 1, 28, 28, dtype=F64),), torch.randint(0, 3, (8,))) for _ in range(2)]
@@ -174,7 +174,7 @@ def test_t1_meta_descent_reaches_the_damped_inverse_curvature_whatever_the_secon
 def test_t1b_the_best_learning_rate_under_the_linearized_loss() -> None:
     """η* = E‖g‖² / E[gᵀ (λ_FSD G + λ_WSD I) g]: stationary for APO-LR, and reached from a tenth and from threefold.
 
-    Unlike T1's, it is the best of the mean alone and not for each gradient, hence a meta-learning-rate that falls.
+    Unlike T1's, it is the best only of the mean, not for each gradient, hence a meta-learning-rate that falls.
     """
     layer, draw = FrozenLayer(), _second_moments()["skewed"]
     gradients = [draw() for _ in range(20)]

@@ -11,7 +11,7 @@ from apo_bench.optim.kronecker import Factors, dense, identity, precondition
 def _steady_slope(
     P: Tensor, M: Tensor, gradients: Tensor, momentum: float, *, weight: float, momentum_first: bool
 ) -> Tensor:
-    """∂ E[Q] / ∂P after several steps of many runs at a frozen θ, by autograd through the last step alone.
+    """∂ E[Q] / ∂P after several steps of many runs at a frozen θ, by autograd through the last step only.
 
     Args:
         P: The preconditioner, the same in all steps.
@@ -49,7 +49,7 @@ def _best_before(inverse: Tensor, second: Tensor, square: Tensor, momentum: floa
 
 @pytest.mark.parametrize("dampened", [False, True])
 @pytest.mark.parametrize("momentum_first", [False, True])
-def test_t9_the_best_preconditioner_with_momentum(momentum_first: bool, dampened: bool) -> None:  # noqa: FBT001
+def test_t9_the_best_preconditioner_with_momentum(momentum_first: bool, dampened: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """Heavy-ball momentum μ, frozen θ, independent gradients, linearized loss.
 
     With momentum after P, v ← μ v + P g, it is M⁻¹ Σ (Σ + μ/(1−μ) ḡ ḡᵀ)⁻¹. With momentum before P, as in APO-P, it is
@@ -89,7 +89,7 @@ def _windows(length: int) -> list[int]:
 @pytest.mark.parametrize("mean", [0.0, 0.7])
 @pytest.mark.parametrize("dampening", [0.0, 0.5])
 def test_t9_production_is_stationary_there(dampening: float, mean: float, meta_gradients: list[Factors]) -> None:
-    """And not at M⁻¹, nor where momentum after P would have it; one weight alone has a gradient, mean ± 1."""
+    """And not at M⁻¹, nor where momentum after P would have it; only one weight has a gradient, mean ± 1."""
     momentum, length = 0.5, 8
     layer = FrozenLayer(torch.diag(torch.tensor([0.5, 1.0, 2.0], dtype=F64)))
     unit = torch.zeros(2, 3, dtype=F64)
@@ -148,6 +148,6 @@ def test_t9_where_noise_dominates_the_total_displacement_is_not_too_long_by_1_ov
             rule._meta.param_groups[0]["lr"] = 1e-3
         layer.step(rule, torch.randn(2, 3, dtype=F64))
         found.append(dense(rule.factors[0]))
-    average = torch.stack(found[1000:]).mean(0)  # with momentum P* is the best of the mean alone, and P trembles
+    average = torch.stack(found[1000:]).mean(0)  # with momentum P* is the best only of the mean, and P trembles
     total = average * (1.0 if dampening is None else 1.0 / (1.0 - momentum))
     assert relative(total, (1.0 + momentum) * torch.linalg.inv(layer.M)) < 0.05

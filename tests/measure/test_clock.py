@@ -20,7 +20,7 @@ from apo_bench.training.trainer import train
 MEBIBYTE = 2**20
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak resident set can be reset on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak resident set can be reset only on Linux")
 def test_peak_memory_sees_what_came_after_its_start_and_nothing_before() -> None:
     before = PeakMemory(CPU)
     torch.ones(50 * MEBIBYTE)  # 200 MiB, freed at once
@@ -162,7 +162,7 @@ def test_on_cuda_what_a_reset_forgets_is_not_read_later_and_events_are_used_agai
     assert _FakeEvent.made == 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak resident set can be reset on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak resident set can be reset only on Linux")
 def test_what_is_done_aside_is_not_in_the_peak() -> None:
     memory = PeakMemory(CPU)
     torch.ones(20 * MEBIBYTE)  # 80 MiB

@@ -321,7 +321,7 @@ def test_spatial_factors_cost_what_they_save(structure: Structure) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_on_a_cpu_is_counted(masked: bool) -> None:  # noqa: FBT001
+def test_attention_on_a_cpu_is_counted(masked: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """Two products forward; backward the scores once more, and four gradients: as torch counts its CUDA kernels."""
     q, k, v = (torch.randn(2, 3, length, 8, requires_grad=True) for length in (5, 7, 7))
     mask = torch.ones(5, 7, dtype=torch.bool) if masked else None

@@ -36,7 +36,7 @@ class _Rule:
 
 
 def _kinds(**intervals: int) -> tuple[Kind, ...]:
-    return step_kinds(_Rule(**intervals))  # type: ignore[arg-type]
+    return step_kinds(_Rule(**intervals))  # type: ignore[arg-type] # a stand-in with what is read of it
 
 
 def _due(intervals: Mapping[str, int], step: int) -> str:
@@ -101,7 +101,7 @@ def _taken(rule: Any) -> list[str]:
 def test_kfac_does_what_is_due(intervals: tuple[int, int], curvature: type[KroneckerCurvature]) -> None:
     calls: collections.Counter[str] = collections.Counter()
 
-    class Spied(curvature):  # type: ignore[misc,valid-type]
+    class Spied(curvature):  # type: ignore[misc,valid-type] # a base known at run time
         def average(self, rows: Any) -> None:
             calls["factors"] += 1
             super().average(rows)

@@ -179,4 +179,4 @@ def test_the_signature_says_how_it_was_decoded_and_by_which_version() -> None:
 def test_examples_without_lengths_are_refused() -> None:
     examples, _ = _copied()
     with pytest.raises(ValueError, match="make the examples with lengths_NP"):
-        _bleu().translate(SimpleNamespace(), Examples(examples.inputs, examples.targets))  # type: ignore[arg-type]
+        _bleu().translate(SimpleNamespace(), Examples(examples.inputs, examples.targets))  # type: ignore[arg-type] # no model is asked

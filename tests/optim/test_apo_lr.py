@@ -177,7 +177,7 @@ def test_q_is_evaluated_at_the_swapped_parameters(precision: Precision) -> None:
     objective = ProximalObjective(problem, batch, state, WEIGHTS)
     with torch.no_grad():
         for parameter, gradient in zip(problem.parameters, g, strict=True):
-            parameter.sub_(gradient, alpha=0.5)  # type: ignore[arg-type]
+            parameter.sub_(gradient, alpha=0.5)  # type: ignore[arg-type] # the loss reaches all
     q = objective.gradient()
     twin = copy.deepcopy(network)
     other = problem_of(twin, precision)
@@ -193,7 +193,7 @@ def test_q_is_evaluated_at_the_swapped_parameters(precision: Precision) -> None:
         assert want is not None
         moved = problem.parameters[index].detach() - objective.start[index]
         torch.testing.assert_close(got, want + 0.3 * moved, rtol=1e-5, atol=1e-7)
-    assert float((q.values[-2] - g[-2]).norm() / g[-2].norm()) > 0.1  # type: ignore[operator, union-attr]
+    assert float((q.values[-2] - g[-2]).norm() / g[-2].norm()) > 0.1  # type: ignore[operator, union-attr] # the loss reaches all
 
 
 def test_t4_at_unmoved_parameters_the_discrepancy_and_its_gradient_vanish() -> None:
@@ -241,7 +241,7 @@ def test_updates_that_are_linear_in_their_rate_are_accepted(base: str) -> None:
 @pytest.mark.parametrize("kind", [torch.optim.ASGD, torch.optim.Rprop])
 def test_others_are_refused_with_a_clear_line(kind: type[torch.optim.Optimizer]) -> None:
     network = some_network()
-    optimizer = kind(network.parameters(), lr=0.01)  # type: ignore[call-arg]
+    optimizer = kind(network.parameters(), lr=0.01)  # type: ignore[call-arg] # each kind takes it
     _filled(network, optimizer)
     with pytest.raises(UsageError, match=f"APO-LR needs .* of {kind.__name__} "):
         check_linear(optimizer)

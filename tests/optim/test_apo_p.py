@@ -354,7 +354,7 @@ def test_after_p_moves_the_step_is_made_anew_from_the_same_momentum() -> None:
     g = problem.gradients(problem.loss(problem.outputs(batch), batch)).values
     rule.step(batch)
     assert rule.meta_updates == 2
-    m = [0.8 * old + 0.2 * (new + 1e-2 * p) for old, new, p in zip(momentum, g, start, strict=True)]  # type: ignore[operator]
+    m = [0.8 * old + 0.2 * (new + 1e-2 * p) for old, new, p in zip(momentum, g, start, strict=True)]  # type: ignore[operator] # the loss reaches all
     for layer, factors, before in zip(rule.layers, rule.factors, old_P, strict=True):
         step = kronecker.precondition(factors, to_matrix(layer, m))
         assert not torch.allclose(dense(factors), before, atol=1e-4)

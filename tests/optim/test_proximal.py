@@ -50,8 +50,8 @@ def _expected(
 
 @pytest.mark.parametrize("extra", [None, 5])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_q_equals_autograd_of_the_explicit_divergence(reverse: bool, extra: int | None) -> None:  # noqa: FBT001
-    """With dropout and batch normalization, on all of B′ or on its first examples alone."""
+def test_q_equals_autograd_of_the_explicit_divergence(reverse: bool, extra: int | None) -> None:  # noqa: FBT001 - a parameter of the test
+    """With dropout and batch normalization, on all of B′ or only on its first examples."""
     problem, objective, before, state = _moved(ProximalWeights(fsd=0.7, wsd=0.0, reverse=reverse, extra=extra))
     whole = some_batch(99, torch.float64)
     other = Batch((whole.inputs[0][:extra],), whole.targets[:extra])

@@ -44,9 +44,9 @@ def _mlp() -> nn.Module:
 def _task(model: object = _mlp, **dataset: object) -> Task:
     chosen = {"sizes": (1000, 100, 100), "blank": _blank} | dataset
     return Task(
-        dataset=Dataset("d", _no_data, lambda: "1", **chosen),  # type: ignore[arg-type]
+        dataset=Dataset("d", _no_data, lambda: "1", **chosen),  # type: ignore[arg-type] # fields by name
         model_name="mlp",
-        model=model,  # type: ignore[arg-type]
+        model=model,  # type: ignore[arg-type] # every one makes a module
         objective=CrossEntropy(),
         metric=Accuracy(),
         batch_size=BATCH,

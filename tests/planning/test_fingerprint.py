@@ -189,7 +189,7 @@ def test_the_harness_depends_on_training_and_not_on_reports() -> None:
         return original(module)
 
     original = fingerprint._source
-    fingerprint._source = spy  # type: ignore[assignment]
+    fingerprint._source = spy  # type: ignore[assignment] # a spy in its place
     try:
         fingerprint._closure.__wrapped__(fingerprint.HARNESS)
     finally:

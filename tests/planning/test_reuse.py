@@ -74,7 +74,7 @@ def test_what_is_not_installed_or_has_no_data_has_no_fingerprint(sources: Source
     def digest() -> str:
         raise DataError("no data here; put them there")
 
-    sources._loaded["meats.mlp"] = SimpleNamespace(dataset=SimpleNamespace(digest=digest))  # type: ignore[assignment]
+    sources._loaded["meats.mlp"] = SimpleNamespace(dataset=SimpleNamespace(digest=digest))  # type: ignore[assignment] # a stand-in with what is read of it
     missing = msgspec.structs.replace(RUN, task="meats.mlp")
     assert sources.fingerprint(missing) is None
     assert sources.missing == {"meats.mlp": "no data here; put them there"}

@@ -25,7 +25,7 @@ def test_hyperparameters_are_written_out_with_the_types_of_their_defaults() -> N
 )
 def test_wrong_hyperparameters(overrides: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        resolve_hyperparameters(Knobs, overrides, optimizer="o")  # type: ignore[arg-type]
+        resolve_hyperparameters(Knobs, overrides, optimizer="o")  # type: ignore[arg-type] # wrong types on purpose
 
 
 @pytest.mark.parametrize("search", [(1.0, 1.0, False), (0.0, 1.0, True)])

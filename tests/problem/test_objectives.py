@@ -8,7 +8,7 @@ import torch
 from support.objectives import NOTHING, OBJECTIVES
 from torch import Tensor
 from torch.distributions import kl_divergence
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 import apo_bench
 from apo_bench.data.examples import Batch

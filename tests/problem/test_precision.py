@@ -94,7 +94,7 @@ class _Watched(EmulatedProducts):
 
     products = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN204 - torch's own signature
         from apo_bench.problem import emulation
 
         self.products += func in emulation._PRODUCTS
@@ -117,7 +117,7 @@ def test_emulation_agrees_with_native_kernels(layer: nn.Module, dtype: torch.dty
     torch.manual_seed(0)
     shape = (2, layer.in_channels, 6, 6) if isinstance(layer, nn.Conv2d) else (7, 6)
     inputs = torch.randn(shape)
-    mode = _Watched()  # type: ignore[no-untyped-call]
+    mode = _Watched()  # type: ignore[no-untyped-call] # a mode of torch has no annotations
     results = []
     for context in (torch.no_grad, None):
         module = copy.deepcopy(layer).to(dtype)
@@ -145,7 +145,7 @@ def test_emulation_rounds_once_at_the_output() -> None:
     a = torch.full((1, 4097), 2.0**-12, dtype=torch.float16)
     a[0, 0] = 1.0
     ones = torch.ones(4097, 1, dtype=torch.float16)
-    with EmulatedProducts():  # type: ignore[no-untyped-call]
+    with EmulatedProducts():  # type: ignore[no-untyped-call] # a mode of torch has no annotations
         assert (a @ ones).item() == 2.0
 
 

@@ -1,4 +1,4 @@
-"""Figures: drawn from records alone, the same bytes each time, in the folder that was named and nowhere else."""
+"""Figures: drawn only from records, the same bytes each time, in the folder that was named and nowhere else."""
 
 import msgspec
 import pytest
@@ -66,7 +66,7 @@ def test_learning_rates_are_drawn_where_something_moves_them_and_nowhere_else() 
 
 
 def _lines(axes: object) -> list[list[float]]:
-    return [[float(y) for y in line.get_ydata()] for line in axes.get_lines()]  # type: ignore[attr-defined]
+    return [[float(y) for y in line.get_ydata()] for line in axes.get_lines()]  # type: ignore[attr-defined] # Axes of matplotlib
 
 
 def test_a_line_is_the_mean_over_seeds() -> None:

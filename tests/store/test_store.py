@@ -76,7 +76,7 @@ def record(run: RunSpec = RUN, outcome: Outcome | None = None, **fields: object)
         "outcome": outcome or Exhausted(),
         "scores": Scores(test=1.0),
     }
-    return RunRecord(**(defaults | fields))  # type: ignore[arg-type]
+    return RunRecord(**(defaults | fields))  # type: ignore[arg-type] # fields by name
 
 
 def put(store: Store, made: RunRecord) -> Path:
@@ -206,7 +206,7 @@ def test_a_damaged_record_is_set_aside_and_the_others_are_read(store: Store, har
     folder = put(store, record())
     good = record(msgspec.structs.replace(RUN, seed=1))
     put(store, good)
-    harm(folder)  # type: ignore[operator]
+    harm(folder)  # type: ignore[operator] # parametrized with functions
     scan = store.scan()
     assert scan.records == (good,)
     assert [damaged.path for damaged in scan.damaged] == [folder]
@@ -310,7 +310,7 @@ def test_an_event_that_finds_a_full_disk_is_lost_and_nothing_else(store: Store) 
             raise OSError(errno.ENOSPC, "No space left on device")
 
     workspace = store.begin(record().intent)
-    events, workspace._events = workspace._events, Full()  # type: ignore[assignment]
+    events, workspace._events = workspace._events, Full()  # type: ignore[assignment] # a stand-in that fails
     workspace.append(Progress(step=1, train_loss=None))
     workspace._events = events
     workspace.finish(record())

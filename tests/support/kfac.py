@@ -58,7 +58,7 @@ def curvature_of(rule: KFAC, place: int) -> Tensor:
 
 
 def dense_ggn(problem: Problem, batch: Batch, name: str) -> Tensor:
-    """The exact GGN of the mean loss in one parameter: 1/N Σ_n J_nᵀ H_n J_n, by autograd alone."""
+    """The exact GGN of the mean loss in one parameter: 1/N Σ_n J_nᵀ H_n J_n, only by autograd."""
     model = problem.model
     parameters = {key: value.detach() for key, value in model.named_parameters()}
     outputs = model(*batch.inputs).detach()

@@ -167,7 +167,7 @@ class _Times(nn.Module):
 
 
 def test_in_pure_fp16_the_activation_that_overflows_is_named_with_its_format() -> None:
-    """Loss scaling cannot mend a forward pass: the run gives up."""
+    """Loss scaling cannot fix a forward pass: the run gives up."""
     overflowing = plain_task(nn.Linear(64, 16), _Times(3e4), _Times(3e4), nn.Linear(16, 4))
     outcome = diverged_outcome(run_changed("sgd", task=overflowing, precision=Precision.PURE_FP16, epochs=20))
     assert outcome.step == 1

@@ -43,7 +43,7 @@ def _train(optimizer: str, precision: Precision, checkpoints: Checkpoints | None
             prepare(run, TASK, competitor, CPU)
         except UsageError as error:
             pytest.skip(f"refused with a clear line: {error}")
-    return train(run, TASK, competitor, CPU, observe or (lambda _: None), checkpoints)  # type: ignore[arg-type]
+    return train(run, TASK, competitor, CPU, observe or (lambda _: None), checkpoints)  # type: ignore[arg-type] # a test passes an observer of events
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.PURE_BF16])

@@ -88,7 +88,7 @@ def test_sleep_in_the_inverse_raises_the_ratio_by_what_it_composes_to(
     asleep: set[int] = set()
 
     def slow(self: KroneckerCurvature) -> None:
-        if not asleep or id(self) in asleep:  # in the first layer alone: once a step
+        if not asleep or id(self) in asleep:  # only in the first layer: once a step
             asleep.add(id(self))
             time.sleep(seconds)
         refresh(self)

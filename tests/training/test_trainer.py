@@ -77,7 +77,7 @@ def test_all_competitors_start_alike_and_see_the_same_batches() -> None:
 
             def build(problem: Problem, h: object) -> UpdateRule:
                 rule = competitor.build(problem, h)  # noqa: B023 - called within this turn
-                return _Nosy(rule, problem, notes, greedy=len(seen) > 1)  # noqa: B023
+                return _Nosy(rule, problem, notes, greedy=len(seen) > 1)  # noqa: B023 - called within this turn
 
             spec = run_spec(name, precision=precision, epochs=2)
             try:
