@@ -1,6 +1,7 @@
 """What every test may rely on."""
 
 import fcntl
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ SHAPED = (
     "baselines.kfac.factors",
 )
 """Modules whose declared shapes are checked in every call that a test makes."""
-install_import_hook(SHAPED, "beartype.beartype")
+if importlib.util.find_spec("beartype"):  # the acceptance of a card needs pytest and pytest-timeout, no more
+    install_import_hook(SHAPED, "beartype.beartype")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,16 +8,16 @@ is a process group of its own that is killed when it is over its limit; the next
 ===========  =======================================================================================
 environment  the machine, as records describe it
 doctor       ``apo-bench doctor``
-tests        ``pytest -m gpu``
+tests        ``pytest -m gpu tests/acceptance``
 run          the suite ``classification`` at scale ``smoke``: four optimizers, four networks, fp32 and fp16
 probe        ``apo-bench probe`` of the same competitors on LeNet
 card         the card through NVML, idle and under a second of matrix products
 records      what the records of the runs and of the probes say
 ===========  =======================================================================================
 
-``DIR/acceptance.json`` holds what is known so far: it is written anew after every part. The exit status is 0 only if
-every part that was asked for passed, 1 if not, 2 for wrong use. Finished runs in ``DIR/store`` are reused, so that the
-same command goes on where a limit stopped it. ``--cpu`` goes through the same parts on the CPU, with LeNet alone and
+``DIR/acceptance.json`` holds what is known so far: it is written again after every part. The exit status is 0 only if
+every part that was asked for passed, 1 if not, 2 for a usage error. Finished runs in ``DIR/store`` are reused, so that
+the same command goes on where a limit stopped it. ``--cpu`` goes through the same parts on the CPU, with LeNet only and
 one thread: it shows that the script works, and nothing about a card.
 """
 
@@ -91,7 +91,7 @@ def command(name: str, setting: Setting) -> list[str]:
         case "doctor":
             return [*bench, "doctor", "--store", str(setting.store)]
         case "tests":
-            return [sys.executable, "-m", "pytest", "-m", "gpu", "tests"]
+            return [sys.executable, "-m", "pytest", "-m", "gpu", "tests/acceptance"]
         case "run":
             return [*bench, "run", *suite, *tasks, "--precisions", ",".join(PRECISIONS), *where, "--yes"]
         case "probe":
@@ -340,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"unknown part {unknown[0]!r}; there are {', '.join(SHARES)}")
     if not options.seconds > 0:
-        parser.error(f"--seconds {options.seconds:g} is not possible; give a number above 0")
+        parser.error(f"--seconds must be a number above 0 (got {options.seconds:g})")
     try:
         metadata.version("apo-bench")
     except metadata.PackageNotFoundError:

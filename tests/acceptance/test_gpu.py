@@ -199,7 +199,10 @@ def test_without_an_installed_distribution_there_is_one_line(
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--parts", "run,prob"], "unknown part 'prob'"), (["--seconds", "0"], "--seconds 0 is not possible")],
+    [
+        (["--parts", "run,prob"], "unknown part 'prob'"),
+        (["--seconds", "0"], "--seconds must be a number above 0 (got 0)"),
+    ],
 )
 def test_wrong_use_is_said(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -223,6 +226,24 @@ def test_wrong_use_is_said(arguments: list[str], message: str, capsys: pytest.Ca
 )
 def test_pytests_summary_is_judged(summary: str, passed: bool, cpu: bool) -> None:  # noqa: FBT001 - a parameter of the test
     assert acceptance.tests_check(["3 passed", summary, "a warning at exit"], cpu=cpu).passed is passed
+
+
+def test_the_tests_of_a_card_need_no_more_than_pytest_and_pytest_timeout(setting: Any) -> None:
+    """All are collected, and skipped without a card, where the other tools of the group `test` are absent."""
+    absent = "import sys, pytest; sys.modules |= dict.fromkeys(['beartype', 'curvlinops']); sys.exit(pytest.main())"
+    _, _, _, *arguments = acceptance.command("tests", setting)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    done = subprocess.run(
+        [sys.executable, "-c", absent, *arguments, "-p", "no:cacheprovider"],
+        cwd=acceptance.ROOT,
+        env=environment | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    check = acceptance.tests_check(done.stdout.splitlines(), cpu=True)
+    assert check.passed, check.value
 
 
 def test_findings_decide_even_where_the_exit_status_is_0() -> None:
