@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from support.commands import PLUG
 from support.shell import Shell, optimizer_plugin
 from support.snapshots import held, runs
 
 from apo_bench.plugins.registry import optimizers
 from apo_bench.records.snapshot import decode_snapshot, encode_snapshot
 
-PLUG = "[apo_bench.optimizers]\nplug = plug:plug\n"
 SELECTION = ("--suite", "classification", "--scale", "smoke", "--tasks", "tiny", "--optimizers", "plug")
 RUN = ("run", *SELECTION, "--precisions", "fp32", "--epochs", "1", "--seeds", "0")
 

@@ -1,10 +1,10 @@
 """`apo-bench probe`: measures once, and leaves the device to runs."""
 
 import json
-import time
 
 import msgspec
 import pytest
+from support.commands import PLUG, active_in, store_of, wait_for
 from support.shell import Shell, optimizer_plugin
 
 from apo_bench.records.probe import ProbeRecord
@@ -15,7 +15,7 @@ from apo_bench.store.store import Store
 
 @pytest.mark.slow
 def test_the_command_measures_stores_and_does_not_measure_again(tiny_shell: Shell) -> None:
-    tiny_shell.install("plug", optimizer_plugin(["print('no JSON')"]), "[apo_bench.optimizers]\nplug = plug:plug\n")
+    tiny_shell.install("plug", optimizer_plugin(["print('no JSON')"]), PLUG)
     arguments = ("probe", "--suite", "classification", "--tasks", "tiny", "--optimizers", "plug,apo-p", "--precisions",
                  "fp32,fp16", "--processes", "2", "--rounds", "2", "--scale", "smoke", "--threads", "1")  # fmt: skip
     out = tiny_shell(*arguments).stdout
@@ -54,24 +54,16 @@ def _without_noise(probe: ProbeRecord) -> ProbeRecord:
 
 @pytest.mark.slow
 def test_probes_and_runs_leave_each_other_the_device(tiny_shell: Shell) -> None:
-    tiny_shell.install(
-        "plug",
-        optimizer_plugin(["time.sleep(0.5)"]),
-        "[apo_bench.optimizers]\nplug = plug:plug\n",
-    )
+    tiny_shell.install("plug", optimizer_plugin(["time.sleep(0.5)"]), PLUG)
     run = ("--suite", "classification", "--tasks", "tiny", "--optimizers", "plug", "--precisions", "fp32")
     started = tiny_shell.start("run", *run, "--epochs", "20")
-    store = tiny_shell.folder / "apo-bench-results"
-    for _ in range(600):
-        if list(store.glob("active/*/events.jsonl")):
-            break
-        time.sleep(0.1)
+    wait_for(lambda: active_in(tiny_shell))
     refused = tiny_shell("probe", *run, status=2).stderr
     assert "a run is in flight on cpu: tiny plug fp32 seed 0" in refused
     assert "stop them" in refused
     started.kill()
     started.wait()
-    with Store(store).probing(Device.CPU) as alone:
+    with Store(store_of(tiny_shell)).probing(Device.CPU) as alone:
         assert alone
         assert "a probe of" in tiny_shell("run", *run, "--epochs", "1", status=2).stderr
         assert "another probe" in tiny_shell("probe", *run, status=2).stderr
@@ -79,11 +71,7 @@ def test_probes_and_runs_leave_each_other_the_device(tiny_shell: Shell) -> None:
 
 @pytest.mark.slow
 def test_a_probe_whose_process_dies_says_so_and_the_others_go_on(tiny_shell: Shell) -> None:
-    tiny_shell.install(
-        "plug",
-        optimizer_plugin(["os.kill(os.getpid(), signal.SIGKILL)"]),
-        "[apo_bench.optimizers]\nplug = plug:plug\n",
-    )
+    tiny_shell.install("plug", optimizer_plugin(["os.kill(os.getpid(), signal.SIGKILL)"]), PLUG)
     done = tiny_shell("probe", "--suite", "classification", "--tasks", "tiny", "--optimizers", "plug", "--precisions",
                       "fp32,pure-bf16", "--processes", "1", "--rounds", "1", status=1)  # fmt: skip
     assert "killed by SIGKILL" in done.stderr

@@ -4,26 +4,11 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import PLUG, TINY, records_in, store_of
+from support.commands import PLUG, TINY, active_in, records_in, store_of, wait_for
 from support.shell import Shell, optimizer_plugin
-
-
-def _wait_for(condition: object, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():  # type: ignore[operator]
-            return
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
-
-
-def _active(shell: Shell) -> list[Path]:
-    return list(store_of(shell).glob("active/*/events.jsonl"))
-
 
 SLOW_STEPS = ["time.sleep(0.05)"]
 
@@ -34,7 +19,7 @@ def test_a_killed_command_loses_only_the_run_in_flight(tiny_shell: Shell, kill: 
     tiny_shell.install("plug", optimizer_plugin(SLOW_STEPS), PLUG)
     command = (*TINY, "--optimizers", "plug", "--precisions", "fp32", "--seeds", "0-2")
     process = tiny_shell.start(*command)
-    _wait_for(lambda: len(records_in(tiny_shell)) == 1 and _active(tiny_shell))
+    wait_for(lambda: len(records_in(tiny_shell)) == 1 and active_in(tiny_shell))
     process.send_signal(kill)
     process.communicate(timeout=30)
     assert len(records_in(tiny_shell)) == 1
@@ -50,7 +35,7 @@ def test_a_long_run_killed_in_the_middle_continues_and_its_curve_is_the_undistur
     command = (*TINY, "--optimizers", "plug", "--precisions", "fp32", "--epochs", "6", "--checkpoint-every", "0")
     tiny_shell(*command, "--store", "undisturbed")
     process = tiny_shell.start(*command)
-    _wait_for(lambda: any(b'"step":48' in path.read_bytes() for path in _active(tiny_shell)))
+    wait_for(lambda: any(b'"step":48' in path.read_bytes() for path in active_in(tiny_shell)))
     process.kill()
     process.communicate(timeout=30)
     time.sleep(0.5)  # the run's process notices
@@ -76,7 +61,7 @@ def test_ctrl_c_drains(tiny_shell: Shell) -> None:
     tiny_shell.install("plug", optimizer_plugin(SLOW_STEPS), PLUG)
     command = (*TINY, "--optimizers", "plug", "--precisions", "fp32", "--seeds", "0-2")
     process = tiny_shell.start(*command)
-    _wait_for(lambda: _active(tiny_shell))
+    wait_for(lambda: active_in(tiny_shell))
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -89,7 +74,7 @@ def test_ctrl_c_twice_stops_and_leaves_a_clean_store(tiny_shell: Shell) -> None:
     tiny_shell.install("plug", optimizer_plugin(["time.sleep(1.0)"]), PLUG)
     command = (*TINY, "--optimizers", "plug", "--precisions", "fp32", "--seeds", "0-2")
     process = tiny_shell.start(*command)
-    _wait_for(lambda: _active(tiny_shell))
+    wait_for(lambda: active_in(tiny_shell))
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.5)
     start = time.monotonic()

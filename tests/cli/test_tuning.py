@@ -5,11 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import PLUG, active_in, records_in, wait_for
 from support.shell import Shell, optimizer_plugin
 
 DRIVER = """
@@ -125,7 +124,7 @@ def test_where_no_point_of_a_grid_works_its_runs_are_not_made(tiny_shell: Shell)
 @pytest.mark.slow
 def test_a_tuning_run_that_fails_is_tried_again_and_the_choice_is_among_the_others(tiny_shell: Shell) -> None:
     fails = ["if float(self.optimizer.param_groups[0]['lr']) > 0.5: raise ValueError('too fast')"]
-    tiny_shell.install("plug", optimizer_plugin(fails), "[apo_bench.optimizers]\nplug = plug:plug\n")
+    tiny_shell.install("plug", optimizer_plugin(fails), PLUG)
     gridded = Gridded(tiny_shell, "plug", '{"lr": (1e-5, 0.1, 1.0)}')
     output, errors = gridded(status=1)
     assert gridded.rates(tuning=False) == [0.1] * 4
@@ -217,13 +216,9 @@ def test_a_plan_names_the_tuning_runs_what_waits_for_them_and_later_what_they_ch
     assert "wait" not in output
 
 
-def _wait_for(folder: Path, runs: int) -> None:
-    end = time.monotonic() + 100.0
-    while time.monotonic() < end:
-        if len(list(folder.glob("runs/*/record.json"))) >= runs and list(folder.glob("active/*/events.jsonl")):
-            return
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
+def _wait_for_runs(shell: Shell, count: int) -> None:
+    """Until as many are finished, and another one is in flight."""
+    wait_for(lambda: len(records_in(shell)) >= count and active_in(shell), seconds=100.0)
 
 
 SLOW = ["time.sleep(0.03)"]
@@ -232,10 +227,10 @@ SLOW = ["time.sleep(0.03)"]
 @pytest.mark.slow
 @pytest.mark.parametrize("finished", [1, 2], ids=["in tuning", "after tuning"])
 def test_a_killed_command_takes_up_the_grid_where_it_was(tiny_shell: Shell, finished: int) -> None:
-    tiny_shell.install("plug", optimizer_plugin(SLOW), "[apo_bench.optimizers]\nplug = plug:plug\n")
+    tiny_shell.install("plug", optimizer_plugin(SLOW), PLUG)
     gridded = Gridded(tiny_shell, "plug", '{"lr": (1e-5, 0.1)}')
     process = gridded.start()
-    _wait_for(tiny_shell.folder / "apo-bench-results", finished)
+    _wait_for_runs(tiny_shell, finished)
     process.kill()
     process.communicate(timeout=30)
     kept = len(gridded.records)
@@ -249,10 +244,10 @@ def test_a_killed_command_takes_up_the_grid_where_it_was(tiny_shell: Shell, fini
 
 @pytest.mark.slow
 def test_ctrl_c_in_the_last_tuning_run_starts_no_reported_run(tiny_shell: Shell) -> None:
-    tiny_shell.install("plug", optimizer_plugin(SLOW), "[apo_bench.optimizers]\nplug = plug:plug\n")
+    tiny_shell.install("plug", optimizer_plugin(SLOW), PLUG)
     gridded = Gridded(tiny_shell, "plug", '{"lr": (1e-5, 0.1)}')
     process = gridded.start()
-    _wait_for(tiny_shell.folder / "apo-bench-results", 1)
+    _wait_for_runs(tiny_shell, 1)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -1,21 +1,20 @@
-"""What W&B gets is what the store holds: its offline files are read back, record by record."""
+"""`apo-bench wandb push` and `run --wandb`: W&B gets what the store holds; its offline files are read back."""
 
 import json
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import PLUG, TINY, records_in, store_of, wait_for
 from support.shell import Shell, optimizer_plugin
 
 pytest.importorskip("wandb")
 pytestmark = pytest.mark.slow
 
-COMMAND = ("run", "--suite", "classification", "--scale", "smoke", "--tasks", "tiny", "--epochs", "2")
-ONE = (*COMMAND, "--optimizers", "sgdm", "--precisions", "fp32")
+ONE = (*TINY, "--optimizers", "sgdm", "--precisions", "fp32")
 _BLOCK = 32768
 
 
@@ -69,16 +68,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _pushed(shell: Shell) -> list[dict[str, Any]]:
-    files = sorted((shell.folder / "apo-bench-results" / "wandb").rglob("*.wandb"))
+    files = sorted((store_of(shell) / "wandb").rglob("*.wandb"))
     return [_read(file) for file in files]
 
 
-def _records(shell: Shell) -> list[dict[str, Any]]:
-    return [json.loads(path.read_bytes()) for path in (shell.folder / "apo-bench-results").glob("runs/*/record.json")]
-
-
 def _check(shell: Shell) -> None:
-    (record,) = _records(shell)
+    (record,) = records_in(shell)
     runs = _pushed(shell)
     (run,) = (run for run in runs if run["job"] != "leaderboard")
     assert run["project"] == "apo-bench"
@@ -111,13 +106,10 @@ def test_live_following_pushes_the_same(tiny_shell: Shell) -> None:
 
 
 def test_following_is_live(tiny_shell: Shell) -> None:
-    tiny_shell.install("plug", optimizer_plugin(["time.sleep(0.3)"]), "[apo_bench.optimizers]\nplug = plug:plug\n")
-    process = tiny_shell.start(*COMMAND, "--optimizers", "plug", "--precisions", "fp32", "--wandb")
-    end = time.monotonic() + 60.0
-    while not list((tiny_shell.folder / "apo-bench-results" / "wandb").rglob("*.wandb")):
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    assert not _records(tiny_shell)  # the W&B run is there before the run is finished
+    tiny_shell.install("plug", optimizer_plugin(["time.sleep(0.3)"]), PLUG)
+    process = tiny_shell.start(*TINY, "--optimizers", "plug", "--precisions", "fp32", "--wandb")
+    wait_for(lambda: list((store_of(tiny_shell) / "wandb").rglob("*.wandb")))
+    assert not records_in(tiny_shell)  # the W&B run is there before the run is finished
     process.communicate(timeout=60)
     (run,) = (run for run in _pushed(tiny_shell) if run["job"] != "leaderboard")
     assert [point["_step"] for point in run["history"]] == [16, 32]
