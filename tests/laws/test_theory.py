@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from support.devices import CPU
 from support.objectives import NOTHING, OBJECTIVES
-from support.theory import CPU, F64, POLICY, WEIGHTS, FrozenLayer, relative, size_of
+from support.theory import F64, POLICY, WEIGHTS, FrozenLayer, relative, size_of
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev
 

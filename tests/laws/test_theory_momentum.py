@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.theory import CPU, F64, FrozenLayer, relative, size_of
+from support.devices import CPU
+from support.theory import F64, FrozenLayer, relative, size_of
 from torch import Tensor
 
 from apo_bench.optim.kronecker import Factors, dense, identity, precondition

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from support.measures import CPU
+from support.devices import CPU
 from support.runs import TASK, run_spec
 
 from apo_bench.data.examples import Splits

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.measures import CPU
+from support.devices import CPU
 
 from apo_bench.measure import environment as environment_module
 from apo_bench.measure.environment import Build, build_of, environment

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from support.runs import CPU
+from support.devices import CPU
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pynvml
 import pytest
 import torch
+from support.devices import CPU
 from support.runs import TASK, run_spec
 
 from apo_bench.measure.card import CardUse
@@ -20,7 +21,6 @@ from apo_bench.training import loop, trainer
 from apo_bench.training.checkpoint import Checkpoints
 
 T = TypeVar("T")
-CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
 UUID = "ffc79498-8ff3-c2dc-3b0d-fafd804516ae"
 OWN = 100

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.devices import CPU
 from torch import Tensor, nn
 
 from apo_bench.data.examples import Batch
@@ -26,7 +27,6 @@ from apo_bench.problem.rule import TorchRule
 from apo_bench.records.spec import Precision
 from baselines.kfac import kfac
 
-CPU = torch.device("cpu")
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-10}
 LENGTHS = (5, 3, 1)
 

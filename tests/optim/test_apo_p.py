@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.problems import CPU, WEIGHTS, problem_of, some_batch, some_network
+from support.devices import CPU
+from support.problems import WEIGHTS, problem_of, some_batch, some_network
 from torch import Tensor, nn
 from torch.func import functional_call
 

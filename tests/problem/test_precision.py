@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from support.devices import CPU
 from torch import Tensor, nn
 
 from apo_bench.data.examples import Batch
@@ -19,7 +20,6 @@ from apo_bench.records.run import PrecisionBackend
 from apo_bench.records.spec import Precision, Scale
 from apo_bench.suites import suite
 
-CPU = torch.device("cpu")
 COMPUTES = {
     Precision.FP32: torch.float32,
     Precision.BF16: torch.bfloat16,

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from support.devices import CPU
 from support.runs import TASK, run_spec
 from torch import Tensor, nn
 
@@ -20,7 +20,6 @@ from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.result import Training
 from apo_bench.training.trainer import train
 
-CPU = torch.device("cpu")
 INF = float("inf")
 LOSS = Reason.TRAINING_LOSS
 Change = Callable[["Changed"], None]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.problems import CPU
+from support.devices import CPU
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 

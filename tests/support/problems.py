@@ -1,6 +1,7 @@
 """Small problems in float64."""
 
 import torch
+from support.devices import CPU
 from torch import nn
 
 from apo_bench.data.examples import Batch
@@ -10,7 +11,6 @@ from apo_bench.problem.precision import PrecisionPolicy
 from apo_bench.problem.problem import Problem
 from apo_bench.records.spec import Precision
 
-CPU = torch.device("cpu")
 WEIGHTS = ProximalWeights(fsd=0.7, wsd=0.3)
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from support.devices import CPU
 from torch import nn
 
 from apo_bench.data.batches import crop_and_flip
@@ -17,8 +18,6 @@ from apo_bench.records.schedules import Constant, Schedule
 from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar
 from apo_bench.training.result import Training
 from apo_bench.training.trainer import train
-
-CPU = torch.device("cpu")
 
 
 def tiny_examples(seed: int, n: int) -> Examples:

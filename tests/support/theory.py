@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from support.devices import CPU
 from torch import Tensor, nn
 
 from apo_bench.data.examples import Batch
@@ -14,7 +15,6 @@ from apo_bench.problem.precision import PrecisionPolicy
 from apo_bench.problem.problem import Problem
 from apo_bench.records.spec import Precision
 
-CPU = torch.device("cpu")
 F64 = torch.float64
 WEIGHTS = ProximalWeights(fsd=0.7, wsd=0.3)
 POLICY = PrecisionPolicy(Precision.FP32, CPU)

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from support.devices import CPU
 from support.divergence import (
-    CPU,
     INF,
     LOSS,
     Changed,

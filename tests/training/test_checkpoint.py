@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.devices import CPU
 from support.runs import TASK, numbers_of, run_spec
 
 from apo_bench.errors import UsageError
@@ -16,8 +17,6 @@ from apo_bench.records.spec import Precision
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.result import Training
 from apo_bench.training.trainer import prepare, train
-
-CPU = torch.device("cpu")
 
 
 class KilledError(Exception):

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from support.runs import CPU, TASK, run_spec
+from support.devices import CPU
+from support.runs import TASK, run_spec
 from torch import Tensor
 
 from apo_bench import Batch, Problem, StepResult

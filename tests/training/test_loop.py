@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from support.runs import ALL, CPU, TASK, numbers_of, run_spec, tiny_model, trained
+from support.devices import CPU
+from support.runs import ALL, TASK, numbers_of, run_spec, tiny_model, trained
 from torch import Tensor
 
 from apo_bench.data.examples import Batch, Examples

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from support.devices import CPU
 from support.records import PRINT, costs_of
 from support.runs import TASK, run_spec
 
@@ -28,8 +29,6 @@ from apo_bench.records.run import encode, now
 from apo_bench.records.spec import Device, OptimizerSpec, Precision
 from apo_bench.training.probe import measure
 from baselines.kfac.curvature import KroneckerCurvature
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)

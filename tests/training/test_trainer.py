@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.runs import ALL, CPU, TASK, numbers_of, run_spec, tiny_splits, trained
+from support.devices import CPU
+from support.runs import ALL, TASK, numbers_of, run_spec, tiny_splits, trained
 from torch import Tensor, nn
 
 from apo_bench.data.examples import Batch, Dataset, Examples, Splits

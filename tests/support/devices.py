@@ -1,0 +1,5 @@
+"""Devices that tests name."""
+
+import torch
+
+CPU = torch.device("cpu")

@@ -1,5 +1,0 @@
-"""What measurements are compared with."""
-
-import torch
-
-CPU = torch.device("cpu")
