@@ -37,10 +37,8 @@ def test_t7_meta_rate_0_is_sgd_bit_for_bit(momentum: float, precision: Precision
     ends = []
     for adaptive in (False, True):
         problem = problem_of(some_network(), precision)
-        optimizer = torch.optim.SGD(
-            problem.parameters, lr=0.1, momentum=momentum, dampening=momentum, weight_decay=1e-2
-        )
-        rule: Any = TorchRule(problem, optimizer)
+        sgd = torch.optim.SGD(problem.parameters, lr=0.1, momentum=momentum, dampening=momentum, weight_decay=1e-2)
+        rule: Any = TorchRule(problem, sgd)
         if adaptive:
             rule = APOP(problem, lr=0.1, weights=WEIGHTS, meta_lr=0.0, interval=2, momentum=momentum, weight_decay=1e-2)
         torch.manual_seed(5)

@@ -3,7 +3,8 @@
 import dataclasses
 
 import pytest
-from support.runs import CPU, TASK, run_spec
+from support.devices import CPU
+from support.runs import TASK, run_spec
 
 from apo_bench.plugins.registry import optimizers
 from apo_bench.training.trainer import prepare

@@ -1,7 +1,8 @@
 """A watched problem tells its listener what it computes, in order, and computes the same as a plain one."""
 
 import torch
-from support.problems import CPU, some_batch, some_network
+from support.devices import CPU
+from support.problems import some_batch, some_network
 from support.runs import TASK, run_spec
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
