@@ -110,8 +110,20 @@ def test_the_readmes_table_is_the_published_one_and_its_figure_shows_the_same() 
     for name, (ratio, accuracy) in points.items():
         assert f"{accuracy.mean:.2f}\u00a0±\u00a0{accuracy.half_width:.2f}" in shown[name][1]
         assert f"{ratio:.2f}" in shown[name][3]
-    assert publish.cost_figure(points).startswith(b"\x89PNG")
-    assert publish.FIGURE.read_bytes().startswith(b"\x89PNG")
+    assert _png_description(publish.cost_figure(points)) == publish.described(points)
+    assert _png_description(publish.FIGURE.read_bytes()) == publish.described(points)
+
+
+def _png_description(png: bytes) -> str:
+    """The text chunk `Description` of a PNG (PNG specification, third edition, 11.3.3)."""
+    place = len(b"\x89PNG\r\n\x1a\n")
+    while place < len(png):
+        length, kind = int.from_bytes(png[place : place + 4]), png[place + 4 : place + 8]
+        content = png[place + 8 : place + 8 + length]
+        if kind in {b"tEXt", b"iTXt"} and content.startswith(b"Description\0"):
+            return content.rpartition(b"\0")[2].decode("latin-1" if kind == b"tEXt" else "utf-8")
+        place += length + 12
+    return ""
 
 
 def test_the_published_leaderboard_follows_from_the_published_runs() -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 import apo_bench
 
+ROOT = Path(__file__).parents[1]
 INSTALLED = pytest.mark.skipif("APO_BENCH_INSTALLED" not in os.environ, reason="only tox runs against the wheel")
 
 
@@ -31,6 +33,18 @@ def test_embedded_data_come_with_their_notice(folder: str, words: str, file: str
     embedded = files("apo_bench") / "data" / "embedded" / folder
     assert words in (embedded / "NOTICE").read_text(encoding="utf-8")
     assert (embedded / file).is_file()
+
+
+@INSTALLED
+def test_the_wheel_holds_the_packages_and_nothing_else() -> None:
+    """What lies outside the packages (tests, docs, reports) would be installed beside everybody's modules."""
+    installed = distribution("apo-bench").files or []
+    tops = {path.parts[0] for path in installed if path.parts[0] not in {"..", "__pycache__"}}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"apo_bench", "baselines"}
+    names = {str(path) for path in installed}
+    assert "apo_bench/py.typed" in names
+    for source in (*(ROOT / "apo_bench").rglob("*.py"), *(ROOT / "baselines").rglob("*.py")):
+        assert str(source.relative_to(ROOT)) in names
 
 
 def test_public_names_are_the_lazy_ones() -> None:

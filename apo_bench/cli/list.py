@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from apo_bench.cli.options import add_json
@@ -13,13 +13,19 @@ if TYPE_CHECKING:
     from apo_bench.plugins.registry import Registered
     from apo_bench.plugins.task import Task
 
+_Row = dict[str, str]
+_KINDS = ("suites", "tasks", "optimizers", "precisions")
+
 HELP = "list suites, tasks, optimizers and precisions"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "what", nargs="?", metavar="WHAT", help="suites, tasks, optimizers or precisions; all by default"
+        "what",
+        nargs="?",
+        metavar="WHAT",
+        help="suites, tasks, optimizers or precisions, all by default; or the name of one of them, to show all of it",
     )
     parser.add_argument("--long", action="store_true", help="import the plugins and show what they declare")
     add_json(parser)
@@ -29,30 +35,92 @@ def call(options: argparse.Namespace) -> int:
     """Print what is registered."""
     kinds = {"suites": _suites, "tasks": _tasks, "optimizers": _optimizers, "precisions": _precisions}
     if options.what is not None and options.what not in kinds:
-        raise UsageError(f"cannot list {options.what!r}{did_you_mean(options.what, kinds)}")
+        return _print_one(options)
     tables = {kind: rows(options) for kind, rows in kinds.items() if options.what in {None, kind}}
     if options.json:
         print(json.dumps(tables, indent=2))
         return 0
     for kind, rows in tables.items():
         print(f"{kind}:")
+        if options.long and kind == "tasks":
+            _print_tasks(rows)
+            continue
         width = max((len(row["name"]) for row in rows), default=0)
         for row in rows:
-            print(f"  {row['name']:{width}}  {row.get('about') or row.get('from', '')}".rstrip())
-            for key, value in row.items():
-                if key not in {"name", "about", "from"}:
-                    print(f"      {key}: {value}")
+            if options.long:
+                _print_row({key: value for key, value in row.items() if key != "from"})
+            else:
+                print(f"  {row['name']:{width}}  {row.get('about') or row.get('from', '')}".rstrip())
     return 0
 
 
-_Row = dict[str, str]
+def _print_one(options: argparse.Namespace) -> int:
+    """Show everything that one suite, task or optimizer declares.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    from apo_bench.plugins.registry import optimizers, tasks
+    from apo_bench.suites import SUITES
+
+    rows: list[_Row] = []
+    if options.what in SUITES:
+        rows.append({"name": options.what, "about": _first_line(SUITES[options.what])} | _scales(options.what))
+    known = [*_KINDS, *SUITES]
+    for registry in (tasks(), optimizers()):
+        known += registry.names()
+        if options.what in registry.names():
+            entry = registry[options.what]
+            rows.append({"name": entry.name, "from": f"{entry.distribution} {entry.version}"} | _declared(entry))
+    if not rows:
+        raise UsageError(f"cannot list {options.what!r}{did_you_mean(options.what, known)}")
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        _print_row(row, indent="")
+    return 0
+
+
+def _print_row(row: _Row, indent: str = "  ") -> None:
+    from apo_bench.render.terminal import paragraph
+
+    print(paragraph(f"{row['name']}  {row.get('about', '')}".rstrip(), indent, hang="    "))
+    for key, value in row.items():
+        if key not in {"name", "about"}:
+            print(paragraph(f"{key}: {value}", f"{indent}    ", hang="  "))
+
+
+def _print_tasks(rows: Sequence[_Row]) -> None:
+    """One line a task; `apo-bench list TASK` has the rest."""
+    from apo_bench.render.terminal import terminal_table
+    from apo_bench.text import MISSING, quantity
+
+    table = []
+    for row in rows:
+        examples = row["examples"].removeprefix("train ").partition(" ")[0].replace(",", "")
+        metric = row["metric"].partition(",")[0].partition(" (")[0]
+        table.append(
+            [
+                row["name"],
+                quantity(int(row["parameters"].replace(",", ""))),
+                quantity(int(examples)) if examples.isdigit() else MISSING,
+                metric,
+            ]
+        )
+    print(terminal_table(["task", "parameters", "train", "metric"], table, "<>><", wrapped=3))
+    print("`apo-bench list TASK` shows everything that a task declares")
 
 
 def _suites(options: argparse.Namespace) -> list[_Row]:
     from apo_bench.suites import SUITES
 
-    rows = [{"name": name, "about": (make.__doc__ or "").partition("\n")[0]} for name, make in SUITES.items()]
+    rows = [{"name": name, "about": _first_line(make)} for name, make in SUITES.items()]
     return [row | _scales(row["name"]) for row in rows] if options.long else rows
+
+
+def _first_line(documented: object) -> str:
+    return (documented.__doc__ or "").partition("\n")[0]
 
 
 def _tasks(options: argparse.Namespace) -> list[_Row]:
@@ -77,9 +145,11 @@ def _precisions(options: argparse.Namespace) -> list[_Row]:  # noqa: ARG001 - al
 
 def _scales(name: str) -> _Row:
     from apo_bench.records.spec import Scale
-    from apo_bench.suites import suite
+    from apo_bench.suites import SUITES, suite
 
     available = {}
+    if name == "all":
+        return {"holds": ", ".join(other for other in SUITES if other != name)}
     for scale in Scale:
         entries = suite(name, scale).tasks
         available[f"scale {scale}"] = ", ".join(f"{entry.task} ({entry.epochs:g} epochs)" for entry in entries)
@@ -115,7 +185,7 @@ def _declared(entry: "Registered") -> dict[str, str]:
     parameters = sum(p.numel() for p in make_model(task).parameters())
     target = task.target
     return {
-        "about": (loaded.__doc__ or "").partition("\n")[0],
+        "about": _first_line(loaded),
         "suites": "; ".join(_budgets(entry.name)) or "none; give it a budget with --epochs",
         "data": task.dataset.name,
         "examples": "train {:,} / validation {:,} / test {:,}".format(*sizes) if sizes else "not stated",

@@ -8,50 +8,63 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tabulate import tabulate
-
 from apo_bench.planning.cost import CellCost, cell_costs
 from apo_bench.planning.expected import total
 from apo_bench.planning.grid import tuning_points
 from apo_bench.planning.plan import Plan, PlannedEntry, PlannedRun
 from apo_bench.records.spec import Device, RunSpec
 from apo_bench.records.suite import OptimizerEntry, TaskEntry
-from apo_bench.text import duration, quantity
+from apo_bench.render.terminal import paragraph, terminal_table
+from apo_bench.text import MISSING, duration, quantity
 
 _NOTE = (
-    "Estimate: {tflops:g} TFLOP/s sustained is assumed (--gpu-tflops), not measured. Counted are the network's own\n"
+    "Estimate: {tflops:g} TFLOP/s sustained is assumed (--gpu-tflops), not measured. Counted are the network's own "
     "forward and backward passes, 2 FLOPs a multiply-add; what an optimizer adds to them is not in it."
 )
 
 
 def cost_table(cells: Sequence[CellCost], tflops: float) -> str:
-    """One row a cell, the sum, and what the numbers are not.
+    """One row for all cells of a task that cost the same, the sum, and what the numbers are not.
 
     Args:
         cells: From `cell_costs`.
         tflops: Rate that is assumed, in 10¹² operations a second.
     """
-    rows = [
-        [
+    alike: dict[tuple[object, ...], list[CellCost]] = {}
+    for cell in cells:
+        key = (
             cell.task,
-            cell.optimizer,
-            str(cell.precision),
-            str(cell.runs),
-            "?" if cell.steps is None else f"{cell.steps:,}",
-            quantity(cell.flops_per_step),
-            quantity(cell.total_flops),
-            _hours(cell.gpu_hours(tflops)),
-            ", ".join(note for note, holds in (("tuning", cell.tuning), ("data missing", cell.data_missing)) if holds),
-        ]
-        for cell in cells
-    ]
-    headers = ["task", "optimizer", "precision", "runs", "steps", "FLOPs/step", "FLOPs/run", "GPU hours", ""]
-    align = ["left"] * 3 + ["right"] * 5 + ["left"]
-    table = tabulate(rows, headers=headers, disable_numparse=True, colalign=align)
+            cell.epochs,
+            cell.steps,
+            cell.flops_per_step,
+            cell.total_flops,
+            cell.tuning,
+            cell.data_missing,
+        )
+        alike.setdefault(key, []).append(cell)
+    headers = ["runs", "steps", "FLOPs/step", "FLOPs/run", "GPU hours", "cells"]
+    table = terminal_table(headers, [_cost_row(group, tflops) for group in alike.values()], ">>>>><", wrapped=5)
     known = [hours for cell in cells if (hours := cell.gpu_hours(tflops)) is not None]
     partly = f" ({len(cells) - len(known)} of {len(cells)} cells are not known)" if len(known) < len(cells) else ""
     everything = f"All {sum(cell.runs for cell in cells)} runs: {_hours(sum(known))} GPU hours{partly}."
-    return f"{table}\n\n{everything if known else 'GPU hours are not known.'}\n{_NOTE.format(tflops=tflops)}"
+    note = paragraph(_NOTE.format(tflops=tflops))
+    return f"{table}\n\n{everything if known else 'GPU hours are not known.'}\n{note}"
+
+
+def _cost_row(cells: Sequence[CellCost], tflops: float) -> list[str]:
+    first = cells[0]
+    hours = [cell.gpu_hours(tflops) for cell in cells]
+    notes = [note for note, holds in (("tuning", first.tuning), ("data missing", first.data_missing)) if holds]
+    optimizers = " ".join(dict.fromkeys(cell.optimizer for cell in cells))
+    precisions = " ".join(dict.fromkeys(str(cell.precision) for cell in cells))
+    return [
+        str(sum(cell.runs for cell in cells)),
+        "?" if first.steps is None else f"{first.steps:,}",
+        quantity(first.flops_per_step),
+        quantity(first.total_flops),
+        _hours(total(hours)),
+        f"{first.task}{''.join(f', {note}' for note in notes)}\n  {optimizers}\n  {precisions}",
+    ]
 
 
 def _hours(hours: float | None) -> str:
@@ -151,8 +164,7 @@ def print_plan(plan: Plan, device: Device, options: argparse.Namespace, threads:
     by_entry = iter(plan.by_entry)
     for entry in plan.asked.tasks:
         rows += _rows(entry, next(by_entry) if entry.task in available else None, plan, options)
-    headers = ["task", "optimizers", "precisions", "epochs", "seeds", "runs", "done", "expected"]
-    print(tabulate(rows, headers=headers, disable_numparse=True, colalign=["left"] * 3 + ["right"] * 5))
+    print(terminal_table(["runs", "done", "expected", "task"], rows, ">>><", wrapped=3))
     seconds = plan.expected_seconds
     time = f"about {duration(seconds / options.workers)} of training" if seconds is not None else "unknown time"
     print(f"\n{plan.pending_count} of {plan.count} runs to be made: {time}")
@@ -170,35 +182,30 @@ def _rows(
 ) -> Iterator[list[str]]:
     """A row for a task's tuning runs, where it has any, and one for its reported runs; `None` has no data."""
     competitors, formats = plan.asked.competitors(entry), plan.asked.formats(entry)
+    what = f"{entry.task}, {entry.epochs:g} epoch{'' if entry.epochs == 1 else 's'}, {' '.join(formats)}"
     tried = tuning_points(entry, competitors)
     if tried:
         names = " ".join(f"{name} ({count} points)" for name, count in tried.items())
-        described = [entry.task, names, " ".join(formats), f"{entry.epochs:g}", f"{plan.asked.tuning_seed} (tuning)"]
+        described = f"{what}, seed {plan.asked.tuning_seed}: tuning\n  {names}"
         if planned is None:
-            yield [*described, str(sum(tried.values()) * len(formats)), "–", "data missing"]
+            yield [str(sum(tried.values()) * len(formats)), MISSING, "data missing", described]
         else:
             left = [one.expected_seconds for one in planned.tuning if one.reused is None]
             done = len(planned.tuning) - len(left)
-            yield [*described, str(len(planned.tuning)), str(done), _time(left, options)]
-    described = [
-        entry.task,
-        " ".join(_competitors(competitors)),
-        " ".join(formats),
-        f"{entry.epochs:g}",
-        ",".join(map(str, entry.seeds)),
-    ]
+            yield [str(len(planned.tuning)), str(done), _time(left, options), described]
+    seeds = f"seed{'' if len(entry.seeds) == 1 else 's'} {','.join(map(str, entry.seeds))}"
+    described = f"{what}, {seeds}\n  {' '.join(_competitors(competitors))}"
     if planned is None:
-        yield [*described, str(len(competitors) * len(formats) * len(entry.seeds)), "–", "data missing"]
+        yield [str(len(competitors) * len(formats) * len(entry.seeds)), MISSING, "data missing", described]
         return
     left = [one.expected_seconds for one in planned.runs if one.reused is None]
     done = len(planned.runs) - len(left)
     count = len(planned.runs) + len(planned.waiting)
     left += [one.expected_seconds for one in planned.waiting]
-    yield [*described, str(count), str(done), _time(left, options)]
+    yield [str(count), str(done), _time(left, options), described]
 
 
 def _time(seconds: Sequence[float | None], options: argparse.Namespace) -> str:
-
     summed = total(seconds)
     return "?" if summed is None else duration(summed / options.workers)
 

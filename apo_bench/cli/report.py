@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 
 HELP = "print the leaderboard of what is in the store"
+DESCRIPTION = (
+    "Print the leaderboard of what is in the store: the main columns on a terminal, the Markdown page with all columns "
+    "into a pipe or a file."
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,18 +38,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def call(options: argparse.Namespace) -> int:
     """Print or write the page."""
     from apo_bench.evidence.leaderboard import leaderboard
-    from apo_bench.render.leaderboard import leaderboard_markdown
+    from apo_bench.render.leaderboard import leaderboard_markdown, leaderboard_text
     from apo_bench.store.store import Store
 
     scan = Store(options.store).scan()
     warn_of_unreadable(scan)
     scale = chosen_scale(options, scan)
     records = scan.of(options.suite, scale)
-    page = leaderboard_markdown(leaderboard(options.suite, scale, records, scan.probes))
+    board = leaderboard(options.suite, scale, records, scan.probes)
     if options.output is None:
-        print(page)
+        print(leaderboard_text(board) if sys.stdout.isatty() else leaderboard_markdown(board))
     else:
-        write(options.output, page.encode())
+        write(options.output, leaderboard_markdown(board).encode())
         print(options.output)
     if options.figures is not None:
         for path in _draw(options, scale, records):

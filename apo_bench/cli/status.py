@@ -23,8 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Print the counts and the runs in flight."""
-    from tabulate import tabulate
-
+    from apo_bench.render.terminal import terminal_table
     from apo_bench.store.store import Store
 
     store = Store(options.store)
@@ -35,7 +34,8 @@ def call(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"suites": suites, "active": active}, indent=2))
         return 0
-    print(tabulate(suites, headers="keys") if suites else f"{options.store} holds no finished run")
+    rows = [[str(cell) for cell in row.values()] for row in suites]
+    print(terminal_table(list(suites[0]), rows, "<<>>>>") if rows else f"{options.store} holds no finished run")
     for run in active:
         place = f"step {run['step']}" + (f" of {run['steps']}" if run["steps"] else "")
         print(f"{'running' if run['running'] else 'waits to be continued'}: {run['run']}, {place}")

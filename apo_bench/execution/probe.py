@@ -34,7 +34,7 @@ class _Failed(Frozen, frozen=True, tag=True):
 
 
 def probe(
-    spec: ProbeSpec, context: ForkServerContext, output: Path, between: Callable[[], None]
+    spec: ProbeSpec, context: ForkServerContext, output: Path, between: Callable[[int], None]
 ) -> tuple[list[Sample], Environment]:
     """Measure in ``spec.processes`` processes.
 
@@ -42,7 +42,8 @@ def probe(
         spec: What is probed.
         context: From `apo_bench.execution.process.start_fork_server`.
         output: File to which the processes append what they print.
-        between: Called before each process and after the last; an error that it raises ends the probe.
+        between: Called before each process and after the last, with the number of processes that have ended; an error
+            that it raises ends the probe.
 
     Returns:
         One sample a process, and where they were made.
@@ -53,11 +54,11 @@ def probe(
     samples: list[Sample] = []
     environment = None
     for number in range(spec.processes):
-        between()
+        between(number)
         measured = _in_a_process(spec, number, context, output)
         samples.append(measured.sample)
         environment = environment or measured.environment
-    between()
+    between(spec.processes)
     if environment is None:
         raise ProbeFailedError(f"{spec.title}: nothing was measured; give --processes 1 or more")
     return samples, environment

@@ -35,7 +35,7 @@ _LINEARITY = 1e-6
 
 
 class APOLR:
-    """An optimizer whose learning rate adapts.
+    """An optimizer whose learning rate η = η₀ exp ψ adapts: every K steps ψ descends Q (Bae et al., 2022).
 
     Args:
         problem: What is minimized.

@@ -51,7 +51,7 @@ class Structure(StrEnum):
 
 
 class APOP:
-    """SGD with momentum, preconditioned layer by layer.
+    """SGD with momentum, preconditioned layer by layer by P = (A ⊗ B) diag(vec S)² (A ⊗ B)ᵀ (Bae et al., 2022).
 
     A, B, S and the meta-optimizer's state are kept in float32 (float64 for a float64 model) whatever the precision:
     stored in 16 bit they would never move.

@@ -9,6 +9,7 @@ from apo_bench.evidence.intervals import Interval
 from apo_bench.evidence.leaderboard import Leaderboard, Row, Section
 from apo_bench.evidence.step_costs import doubts
 from apo_bench.records.cell import REFERENCE
+from apo_bench.render.terminal import paragraph, terminal_table
 from apo_bench.text import MISSING, escaped, quantity, seconds, size
 
 _Column = tuple[str, Callable[[Row], str]]
@@ -28,7 +29,7 @@ def leaderboard_markdown(board: Leaderboard) -> str:
             "",
             _facts(section),
             "",
-            _table(section, _columns(section), "pipe"),
+            _table(section, _columns(section)),
             "",
         ]
     if board.tuned:
@@ -62,17 +63,36 @@ def leaderboard_markdown(board: Leaderboard) -> str:
 
 
 def leaderboard_text(board: Leaderboard) -> str:
-    """Render the main columns for a terminal."""
-    parts = [
-        f"{section.task} on {section.device}{section.budget}\n"
-        + _table(section, _columns(section, compact=True), "simple")
-        for section in board.sections
-    ]
-    key = (
+    """Render the main columns for a terminal of 80 columns or more."""
+    key = paragraph(
         "± is a 95 % interval over the n seeds; * marks a paired difference whose simultaneous 95 % interval excludes 0"
     )
+    parts = [_section_text(section) for section in board.sections]
     chosen = ["\n".join(["tuning", *(f"  {one.line}" for one in board.tuned)])] if board.tuned else []
     return "\n\n".join([*parts, *chosen, key, _progress(board)])
+
+
+def _section_text(section: Section) -> str:
+    metric = section.facts.metric if section.facts else "score"
+    digits = _digits(metric)
+    columns: list[_Column] = [
+        ("optimizer", lambda row: row.competitor),
+        ("precision", lambda row: str(row.precision)),
+        ("test", lambda row: _score(row, digits)),
+        ("n", _count),
+        (f"vs. {REFERENCE}", lambda row: _difference(row.versus_reference, digits, bold=False)),
+        ("ms/step", lambda row: _number(row.step_ms, ".1f")),
+        *([(f"step / {REFERENCE}", _ratio)] if any(row.step for row in section.rows) else []),
+    ]
+    cells = [[render(row) for _, render in columns] for row in section.rows]
+    align = "<<" + ">" * (len(columns) - 2)
+    epochs = section.rows[0].epochs  # a section has one budget
+    emulated = dict.fromkeys(str(row.precision) for row in section.rows if row.emulated)
+    note = f"\n{', '.join(emulated)} is emulated on this device: scores count, times do not" if emulated else ""
+    title = paragraph(
+        f"{section.task} on {section.device}, {epochs:g} {'epoch' if epochs == 1 else 'epochs'}: {metric}"
+    )
+    return f"{title}\n{terminal_table([name for name, _ in columns], cells, align, wrapped=0)}{note}"
 
 
 _LEGEND = f"""\
@@ -131,23 +151,21 @@ def _has_reported(section: Section) -> bool:
     return any(row.reported is not None for row in section.rows)
 
 
-def _columns(section: Section, *, compact: bool = False) -> list[_Column]:
+def _columns(section: Section) -> list[_Column]:
     metric = section.facts.metric if section.facts else "score"
     digits = _digits(metric)
     reported: list[_Column] = [("reported [P]", lambda row: _number(row.reported, digits.value))]
     columns: list[_Column] = [
-        ("optimizer", lambda row: row.competitor if compact else escaped(row.competitor)),
+        ("optimizer", lambda row: escaped(row.competitor)),
         ("precision", lambda row: f"{row.precision} (emulated)" if row.emulated else str(row.precision)),
         (f"test {metric}", lambda row: _score(row, digits)),
         *(reported if _has_reported(section) else []),
         ("n", _count),
-        (f"vs. {REFERENCE}", lambda row: _difference(row.versus_reference, digits, bold=not compact)),
+        (f"vs. {REFERENCE}", lambda row: _difference(row.versus_reference, digits, bold=True)),
         ("epochs", lambda row: f"{row.epochs:g}"),
         ("ms/step", lambda row: _number(row.step_ms, ".1f")),
         *([(f"step / {REFERENCE}", _ratio)] if any(row.step for row in section.rows) else []),
     ]
-    if compact:
-        return columns
     return [
         *columns,
         ("training", _training),
@@ -170,11 +188,11 @@ def _columns(section: Section, *, compact: bool = False) -> list[_Column]:
     ]
 
 
-def _table(section: Section, columns: Sequence[_Column], form: str) -> str:
+def _table(section: Section, columns: Sequence[_Column]) -> str:
     return tabulate(
         [[render(row) for _, render in columns] for row in section.rows],
         headers=[name for name, _ in columns],
-        tablefmt=form,
+        tablefmt="pipe",
         disable_numparse=True,
         colalign=["left", "left", *["right"] * (len(columns) - 2)],
     )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def step_cost_table(costs: "Sequence[tuple[Probed, StepCost]]") -> str:
     """A row a competitor: its step, the ratio to the reference, and the kinds of step with their shares."""
-    from tabulate import tabulate
+    from apo_bench.render.terminal import terminal_table
 
     rows = []
     for probed, cost in costs:
@@ -20,7 +20,7 @@ def step_cost_table(costs: "Sequence[tuple[Probed, StepCost]]") -> str:
         half_width = f" ± {cost.half_width:.2g}" if cost.half_width else ""
         rows.append([probed.optimizer.name, f"{cost.milliseconds:.3g}", f"{cost.ratio:.3g}{half_width}", kinds])
     headers = ["optimizer", "ms/step", f"/ {costs[0][0].optimizer.name}", "kinds of step: ms × share"]
-    return tabulate(rows, headers=headers, disable_numparse=True, colalign=["left", "right", "right", "left"])
+    return terminal_table(headers, rows, "<>><", wrapped=3)
 
 
 def step_cost_json(record: "ProbeRecord", costs: "Sequence[tuple[Probed, StepCost]]") -> dict[str, object]:

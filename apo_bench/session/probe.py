@@ -1,9 +1,14 @@
 """Probes of a suite, carried out cell by cell."""
 
+import contextlib
 import dataclasses
 import json
 import sys
+from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from apo_bench.errors import UsageError
 from apo_bench.evidence.step_costs import doubts, step_costs
@@ -98,9 +103,13 @@ class ProbeSession:
             return
         started_at = now()
         try:
-            samples, environment = probe(
-                planned.spec, self.context, self.store.probe_output, lambda: refuse_beside_runs(self.store, self.device)
-            )
+            with self._progress() as show:
+
+                def between(ended: int) -> None:
+                    refuse_beside_runs(self.store, self.device)
+                    show(ended)
+
+                samples, environment = probe(planned.spec, self.context, self.store.probe_output, between)
         except ProbeFailedError as error:
             self.failures += 1
             print(f"apo-bench: {error}", file=sys.stderr)
@@ -108,6 +117,15 @@ class ProbeSession:
         record = assemble(planned.spec, samples, planned.fingerprints, environment, (started_at, now()))
         self.store.keep_probe(record)
         self._show(record)
+
+    @contextlib.contextmanager
+    def _progress(self) -> Iterator[Callable[[int], None]]:
+        """A bar on a terminal, gone when the cell is measured; nothing elsewhere."""
+        console = Console(stderr=True)
+        columns = (TextColumn("processes"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+            bar = bars.add_task("", total=self.settings.processes)
+            yield lambda ended: bars.update(bar, completed=ended)
 
     def _show(self, record: ProbeRecord) -> None:
         costs = step_costs(record)

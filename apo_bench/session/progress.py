@@ -2,19 +2,20 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
 
 from apo_bench.execution.watcher import Watcher
 from apo_bench.records import events
@@ -31,10 +32,18 @@ class Display(Watcher):
         console: Where to print.
         runs: Number of runs to be made.
         expected: Expected training seconds by run identity.
+        output: Where a finished run's output lies, its traceback included; `None` where there is none.
     """
 
-    def __init__(self, console: Console, runs: int, expected: dict[str, float | None]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        runs: int,
+        expected: dict[str, float | None],
+        output: Callable[[RunSpec], Path | None] = lambda _: None,
+    ) -> None:
         self.console = console
+        self._output = output
         self.runs = runs
         self.done = 0
         self._expected = dict(expected)
@@ -105,7 +114,8 @@ class Display(Watcher):
             case Diverged():
                 return f"diverged at step {outcome.step} ({outcome.reason})"
             case Crashed() | OutOfMemory():
-                return f"failed: {outcome.message}"
+                output = self._output(run)
+                return f"failed: {outcome.message}" + (f"; see {output}" if output else "")
             case Interrupted():
                 return "interrupted"
 
@@ -121,18 +131,25 @@ class Display(Watcher):
 class TerminalDisplay(Display):
     """Progress bars: all runs, and each run in flight with its loss and metric."""
 
-    def __init__(self, console: Console, runs: int, expected: dict[str, float | None]) -> None:
-        super().__init__(console, runs, expected)
+    def __init__(
+        self,
+        console: Console,
+        runs: int,
+        expected: dict[str, float | None],
+        output: Callable[[RunSpec], Path | None] = lambda _: None,
+    ) -> None:
+        super().__init__(console, runs, expected, output)
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            BarColumn(bar_width=8),
+            TextColumn("{task.fields[count]}", markup=False, table_column=Column(no_wrap=True, justify="right")),
+            TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
             console=console,
             transient=True,
+            expand=True,
         )
-        self._all = self._bars.add_task("all runs", total=runs, state="")
+        self._all = self._bars.add_task("all runs", total=runs, count=f"0/{runs}", state="")
         self._by_run: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -150,11 +167,11 @@ class TerminalDisplay(Display):
     def expect(self, expected: dict[str, float | None]) -> None:
         """Lengthen or shorten the bar of all runs."""
         super().expect(expected)
-        self._bars.update(self._all, total=self.runs)
+        self._bars.update(self._all, total=self.runs, count=f"{self.done}/{self.runs}")
 
     def started(self, run: RunSpec) -> None:
         """Add a bar."""
-        self._by_run[run.run_id] = self._bars.add_task(run.title, total=None, state="")
+        self._by_run[run.run_id] = self._bars.add_task(_short(run), total=None, count="", state="")
 
     def event(self, run: RunSpec, event: Event) -> None:
         """Move the run's bar."""
@@ -166,12 +183,18 @@ class TerminalDisplay(Display):
             case Started():
                 self._bars.update(bar, total=event.steps)
             case events.Progress():
-                loss = "" if event.train_loss is None else f"loss {event.train_loss:.3f} "
+                loss = "" if event.train_loss is None else f"loss {event.train_loss:.3g}"
                 point = self._last.get(run.run_id)
-                metric = "" if point is None else f"validation {point.validation:.4g}"
-                self._bars.update(bar, completed=event.step, state=loss + metric)
+                metric = "" if point is None else f"val. {point.validation:.3g}"
+                self._move(bar, event.step, " ".join(filter(None, [loss, metric])))
             case Evaluated():
-                self._bars.update(bar, completed=event.point.step)
+                self._move(bar, event.point.step)
+
+    def _move(self, bar: TaskID, step: int, state: str | None = None) -> None:
+        total = next(task.total for task in self._bars.tasks if task.id == bar)
+        self._bars.update(bar, completed=step, count=f"{100 * step / total:.0f} %" if total else f"{step}")
+        if state is not None:
+            self._bars.update(bar, state=state)
 
     def finished(self, run: RunSpec, outcome: Outcome) -> None:
         """Replace the run's bar by a line."""
@@ -180,13 +203,25 @@ class TerminalDisplay(Display):
             self._bars.remove_task(bar)
         super().finished(run, outcome)
         left = self._time_left()
-        self._bars.update(self._all, completed=self.done, state=f"about {left} left" if left else "")
+        count = f"{self.done}/{self.runs}"
+        self._bars.update(self._all, completed=self.done, count=count, state=f"about {left} left" if left else "")
+
+
+def _short(run: RunSpec) -> str:
+    """A run's name with what tells it from its neighbours first: a narrow terminal cuts the end."""
+    return f"{run.optimizer.name} {run.precision} seed {run.seed} {run.task}"
 
 
 @contextlib.contextmanager
-def display(runs: int, expected: dict[str, float | None], *, to_stderr: bool = False) -> Iterator[Display]:
+def display(
+    runs: int,
+    expected: dict[str, float | None],
+    output: Callable[[RunSpec], Path | None] = lambda _: None,
+    *,
+    to_stderr: bool = False,
+) -> Iterator[Display]:
     """Choose what suits the standard output, or the standard error where the output belongs to a program."""
     console = Console(stderr=to_stderr)
     kind = TerminalDisplay if console.is_terminal else Display
-    with kind(console, runs, expected) as chosen:
+    with kind(console, runs, expected, output) as chosen:
         yield chosen

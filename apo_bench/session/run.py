@@ -12,7 +12,9 @@ from apo_bench.execution.job import Job
 from apo_bench.execution.local import execute
 from apo_bench.execution.watcher import Watcher
 from apo_bench.planning.plan import Plan, PlannedRun, PlannedSearch
+from apo_bench.records.outcome import Crashed, Outcome, OutOfMemory
 from apo_bench.records.run import Intent
+from apo_bench.records.spec import RunSpec
 from apo_bench.render.leaderboard import leaderboard_text
 from apo_bench.session.live import LiveLeaderboard
 from apo_bench.session.progress import display
@@ -61,6 +63,12 @@ class RunSession(Watcher):
         self.live = live
         self.after_tuning = after_tuning
         self.interrupted = False
+        self._outputs: dict[str, Path] = {}
+
+    def finished(self, run: RunSpec, outcome: Outcome) -> None:
+        """Remember where the traceback of a failed run lies."""
+        if isinstance(outcome, Crashed | OutOfMemory) and (output := self.store.output(run)):
+            self._outputs[run.title] = output
 
     def draining(self, runs: int) -> None:  # noqa: ARG002 - a watcher's method
         """Remember that Ctrl-C came."""
@@ -81,8 +89,10 @@ class RunSession(Watcher):
         failures = [*board.failures, *self.live.lost.values()]
         if failures:
             title, message = failures[0]
+            output = self._outputs.get(title)
+            where = f"; see {output}" if output else ""
             print(
-                f"apo-bench: {len(failures)} runs failed, the first: {title}: {message}; "
+                f"apo-bench: {len(failures)} runs failed, the first: {title}: {message}{where}; "
                 "the same command tries them again",
                 file=sys.stderr,
             )
@@ -98,7 +108,9 @@ class RunSession(Watcher):
         """
         with (
             _wandb_following(self.store.path) if self.settings.wandb else contextlib.nullcontext(),
-            display(plan.pending_count, _expected(plan), to_stderr=self.settings.output_is_data) as shown,
+            display(
+                plan.pending_count, _expected(plan), self.store.output, to_stderr=self.settings.output_is_data
+            ) as shown,
             self.live.warning(shown.warn),
         ):
             watchers = (self.live, self, shown)

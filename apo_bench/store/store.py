@@ -32,7 +32,7 @@ from apo_bench.files import CHECKPOINT, sync_folder, write_durably
 from apo_bench.records.events import Event
 from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Intent, Role, RunRecord, decode_intent, encode
-from apo_bench.records.spec import Device, Scale
+from apo_bench.records.spec import Device, RunSpec, Scale
 from apo_bench.store.scan import EVENTS, RECORD, Scan, Unreadable, scan
 
 _INTENT = "intent.json"
@@ -212,6 +212,12 @@ class Store:
     def scan(self, run_id: str = "") -> Scan:
         """Read all finished runs, or those of one ``run_id``; what cannot be read stops nothing and stays in place."""
         return scan(self.path, run_id)
+
+    def output(self, run: RunSpec) -> Path | None:
+        """What the newest attempt of a finished run printed, its traceback included; `None` where that is nothing."""
+        folders = list(self.scan(run.run_id).by_folder)
+        path = folders[-1] / OUTPUT if folders else None
+        return path if path and path.is_file() and path.stat().st_size else None
 
     def set_aside(self, damaged: Iterable[Unreadable]) -> list[Unreadable]:
         """Move damaged records away, so that they are reported once; where they lie afterwards."""

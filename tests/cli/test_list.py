@@ -10,8 +10,11 @@ def test_list_json_and_long(tiny_shell: Shell) -> None:
     assert set(listed) == {"suites", "tasks", "optimizers", "precisions"}
     assert {"name": "tiny", "from": "tiny_task 1.0"} in listed["tasks"]
     long = tiny_shell("list", "--long").stdout
-    assert "parameters: 61,706" in long
     assert "lr=0.0401 [0.0001..0.3 log]" in long
+    assert all(len(line) <= 80 for line in long.splitlines())
+    assert "61.7 k" in next(line for line in long.splitlines() if line.startswith("fashion-mnist-20k.lenet"))
+    tiny = next(line for line in long.splitlines() if line.startswith("tiny "))
+    assert tiny.split()[2:4] == ["–", "accuracy"]  # the number of examples is not stated
 
 
 def test_list_long_shows_what_a_task_declares(moon_shell: Shell) -> None:
@@ -35,7 +38,14 @@ def test_list_long_shows_what_a_task_declares(moon_shell: Shell) -> None:
         "source": "[L] a test",
         "trivial predictor": "50",
     }
-    text = moon_shell("list", "tasks", "--long").stdout
-    assert "parameters: 61,706" in text
+
+
+def test_list_shows_everything_of_one_task_optimizer_or_suite(tiny_shell: Shell) -> None:
+    text = tiny_shell("list", "fashion-mnist-20k.lenet").stdout
+    assert "    parameters: 61,706\n" in text
     assert "suites: classification: smoke 1 epochs, local 5 epochs" in text
-    assert "examples: not stated" in text  # tiny
+    assert "examples: not stated" in tiny_shell("list", "tiny").stdout
+    assert "reference: Polyak, 1964" in tiny_shell("list", "sgdm").stdout
+    assert "scale smoke: concrete" not in tiny_shell("list", "classification").stdout
+    (sgdm,) = json.loads(tiny_shell("list", "sgdm", "--json").stdout)
+    assert sgdm["hyperparameters"].startswith("lr=0.0401")
