@@ -108,11 +108,8 @@ class ScheduleFreeRule:
         model = self.problem.model
         if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):  # noqa: SLF001 - the public base class of all
             return
-        mode = model.training
-        model.train()
         for _ in range(_RECALIBRATION_BATCHES):
-            self.problem.outputs(self.problem.draw())
-        model.train(mode)
+            self.problem.outputs(self.problem.draw())  # in the modes of training
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state: z, the mean square and the counters; the model holds y."""

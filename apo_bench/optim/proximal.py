@@ -10,6 +10,7 @@ at θ′, no second derivative and no unrolled graph.
 """
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,9 +66,7 @@ class ProximalObjective:
         UsageError: More examples of B′ are wanted than a batch has.
     """
 
-    def __init__(
-        self, problem: Problem, batch: Batch, random_state: dict[str, Tensor], weights: ProximalWeights
-    ) -> None:
+    def __init__(self, problem: Problem, batch: Batch, random_state: dict[str, Any], weights: ProximalWeights) -> None:
         self._problem = problem
         self._batch = problem.draw() if weights.fresh else batch
         self._random_state = random_state

@@ -2,8 +2,9 @@
 
 The native half-precision convolution backward of a CPU can be some 35 times slower than single precision. Here matrix
 products and convolutions on 16-bit tensors are computed from the 16-bit values in float32 and rounded to 16 bit on
-output, which is what tensor cores do (products exact, accumulation in float32, one rounding). Everything else
-runs in the native 16-bit kernels.
+output, which is what tensor cores do (products exact, accumulation in float32, one rounding). An LSTM layer is one
+fused operator, which a CPU has in float32 and not in float16: it is computed whole in float32. Everything else runs in
+the native 16-bit kernels.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +23,11 @@ _PRODUCTS = frozenset(
         _aten.baddbmm.default,
         _aten.convolution.default,
         _aten.convolution_backward.default,
+        _aten.addbmm.default,
+        _aten.mv.default,
+        _aten.addmv.default,
+        _aten.mkldnn_rnn_layer.default,
+        _aten.mkldnn_rnn_layer_backward.default,
     }
 )
 _SIXTEEN_BIT = (torch.float16, torch.bfloat16)
@@ -45,8 +51,13 @@ class EmulatedProducts(TorchDispatchMode):
                 out = func(*wide, **(kwargs or {}))
                 if isinstance(out, Tensor):
                     return out.to(dtype)
-                return tuple(part if part is None else part.to(dtype) for part in out)
+                # a workspace is of bytes, and stays
+                return tuple(part.to(dtype) if _is_wide(part) else part for part in out)
         return func(*args, **(kwargs or {}))
+
+
+def _is_wide(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype is torch.float32
 
 
 def _is_sixteen_bit(value: Any) -> bool:

@@ -11,6 +11,11 @@ fp16       float32  float16   dynamic       master weights in float32
 pure-bf16  bf16     no        no            parameters, gradients and state in 16 bit
 pure-fp16  fp16     no        dynamic       parameters, gradients and state in 16 bit
 =========  =======  ========  ============  =========================================
+
+Parameters, buffers and inputs have the same format, whatever they come in: real numbers the storage format, complex
+numbers the complex format of its width (complex128 for float64, complex64 for float32; none for 16 bit, where a complex
+model is refused), integers and booleans their own. In the pure formats the parameters and buffers of normalization
+layers are float32.
 """
 
 import contextlib
@@ -25,6 +30,9 @@ from apo_bench.problem.emulation import EmulatedProducts
 from apo_bench.records.run import PrecisionBackend, PrecisionFacts
 from apo_bench.records.spec import Precision
 
+_REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+_SIXTEEN_BIT = 2
+"""Bytes."""
 _NORMALIZATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)  # noqa: SLF001 - the public base class of all
 
 
@@ -93,27 +101,63 @@ class PrecisionPolicy:
 
         Returns:
             What the record says about the precision.
+
+        Raises:
+            UsageError: The model has complex numbers, and the precision no format for them.
         """
+        kept_modules = []
+        converted: dict[int, Tensor] = {}  # modules may share a buffer
+        for name, module in model.named_modules():
+            storage = self._format.storage
+            if storage.itemsize == _SIXTEEN_BIT and isinstance(module, _NORMALIZATIONS):
+                kept_modules.append(name)
+                storage = torch.float32
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(self._stored(parameter.dtype, storage))
+            for buffer_name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+                dtype = self._stored(buffer.dtype, storage)
+                if dtype != buffer.dtype:
+                    module._buffers[buffer_name] = converted.setdefault(id(buffer), buffer.to(dtype))  # noqa: SLF001
         if self._format.storage == torch.float32:
             kept = ("parameters", "gradients", "optimizer state") if self._format.autocast else ()
             return PrecisionFacts(backend=self.backend, kept_fp32=(*kept, "loss") if kept else ())
         if self._format.storage == torch.float64:
-            model.to(torch.float64)
             return PrecisionFacts(backend=self.backend, kept_fp32=())
-        kept_modules = []
-        for name, module in model.named_modules():
-            if isinstance(module, _NORMALIZATIONS):
-                kept_modules.append(name)
-                continue
-            for parameter in module.parameters(recurse=False):
-                parameter.data = parameter.data.to(self._format.storage)
         return PrecisionFacts(backend=self.backend, kept_fp32=(*kept_modules, "loss"))
 
+    def check(self, model: nn.Module) -> None:
+        """Find parameters that are not stored in this precision's format: what is recorded as it would be another.
+
+        Raises:
+            UsageError: There is one.
+        """
+        for name, module in model.named_modules():
+            is_wide = self._format.storage.itemsize == _SIXTEEN_BIT and isinstance(module, _NORMALIZATIONS)
+            storage = torch.float32 if is_wide else self._format.storage
+            for own, parameter in module.named_parameters(recurse=False):
+                expected = self._stored(parameter.dtype, storage)
+                if parameter.dtype != expected:
+                    raise UsageError(
+                        f"parameter {f'{name}.{own}'.lstrip('.')!r} is {parameter.dtype}, and precision "
+                        f"{str(self.precision)!r} stores {expected}; call PrecisionPolicy.prepare(model) before"
+                    )
+
     def cast(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return floating-point inputs in the storage format."""
-        if self._format.storage == torch.float32:
-            return inputs
-        return tuple(part.to(self._format.storage) if part.is_floating_point() else part for part in inputs)
+        """Return real and complex inputs in the storage format, and others as they are.
+
+        Raises:
+            UsageError: An input is complex, and the precision has no format for it.
+        """
+        storage = self._format.storage
+        return tuple(part if part.dtype == storage else part.to(self._stored(part.dtype, storage)) for part in inputs)
+
+    def _stored(self, dtype: torch.dtype, storage: torch.dtype) -> torch.dtype:
+        """The format in which numbers of a format are stored."""
+        if dtype.is_complex:
+            if storage.itemsize == _SIXTEEN_BIT:
+                raise UsageError(f"precision {str(self.precision)!r} has no complex numbers; use fp32 or fp64")
+            return torch.complex128 if storage == torch.float64 else torch.complex64
+        return storage if dtype in _REAL else dtype
 
     def forward(self) -> contextlib.AbstractContextManager[object]:
         """Context of a forward pass: arithmetic and autocast."""

@@ -2,17 +2,19 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from apo_bench.data.examples import Batch
+from apo_bench.problem.contract import Trainable, is_compiled, refuse_data_parallel, uncompiled_module
 from apo_bench.problem.ledger import Ledger
+from apo_bench.problem.model_state import ModelState
 from apo_bench.problem.objectives import Objective
 from apo_bench.problem.precision import LossScale, PrecisionPolicy
-from apo_bench.problem.seeds import derive, random_state, restore_random_state
+from apo_bench.problem.seeds import derive, preserved_random_state, random_state, restore_random_state
 
 
 class Gradients(NamedTuple):
@@ -32,13 +34,16 @@ class Problem:
     """A model with its training loss, under a precision: in a run, or in anyone's own training loop.
 
     Args:
-        model: The network, already in its storage format (`PrecisionPolicy.prepare`).
+        model: The network, already in its storage format (`PrecisionPolicy.prepare`); it may be compiled.
         objective: Loss and discrepancy.
         precision: Number formats.
         additional: Source of training batches beyond those given to `UpdateRule.step`.
         compile: Whether the model runs through `torch.compile`.
         seed: Seed of the generators that `generator` makes.
         ledger: Where the time of the phases is written; `None` writes none.
+
+    Raises:
+        UsageError: The model would have to be trained by several processes, or is not in its storage format.
     """
 
     def __init__(
@@ -52,12 +57,15 @@ class Problem:
         seed: int = 0,
         ledger: Ledger | None = None,
     ) -> None:
-        self.model = model
-        self.compiled = compile
-        self._forward: Callable[..., Any] = torch.compile(model) if compile else model
+        self.model = uncompiled_module(model)
+        refuse_data_parallel(self.model)
+        precision.check(self.model)
+        self.compiled = compile or is_compiled(model)
+        self._forward: Callable[..., Any] = torch.compile(self.model) if compile else model
         self.objective = objective
         self.precision = precision
-        self.parameters = tuple(parameter for parameter in model.parameters() if parameter.requires_grad)
+        self._trainable = Trainable(self.model)
+        self.parameters = self._trainable.parameters
         self._additional = additional
         self._seed = seed
         self._scales: dict[str, LossScale] = {}
@@ -74,18 +82,33 @@ class Problem:
     def outputs(self, batch: Batch, *, eager: bool = False) -> Tensor:
         """Run the model on a batch under the precision; ``eager`` without `torch.compile`, which sees no new hooks."""
         with self.phase("forward"), self.precision.forward():
-            forward = self.model if eager else self._forward
-            out: Tensor = forward(*self.precision.cast(batch.inputs))
+            inputs = self.precision.cast(batch.inputs)
+            if eager and self.compiled:  # parts of the model may be compiled too
+                with torch.compiler.set_stance("force_eager"):
+                    return cast("Tensor", self.model(*inputs))
+            out: Tensor = self._forward(*inputs)
             return out
 
     @contextlib.contextmanager
     def uncompiled(self) -> Iterator[None]:
         """Run the model without `torch.compile`, so that each of its operators is seen."""
+        if not self.compiled:
+            yield
+            return
         compiled, self._forward = self._forward, self.model
         try:
-            yield
+            with torch.compiler.set_stance("force_eager"):
+                yield
         finally:
             self._forward = compiled
+
+    def check_parameters(self) -> None:
+        """Find parameters that were unfrozen, frozen, added or replaced since the problem was made.
+
+        Raises:
+            UsageError: There is one: the optimizer does not know it.
+        """
+        self._trainable.check_all()
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean loss over ``normalizer(batch)``, a float32 scalar."""
@@ -154,10 +177,15 @@ class Problem:
         """Gradients of the scaled loss, unscaled; intermediate ones in float32, where the true ones do not vanish."""
         scaled = self.precision.loss_scaling
         scale = self.scale(stream)
+        self._trainable.check()
         with self.precision.arithmetic():
-            values = torch.autograd.grad(
-                loss * scale if scaled else loss, of, retain_graph=intermediate, allow_unused=True
-            )
+            try:
+                values = torch.autograd.grad(
+                    loss * scale if scaled else loss, of, retain_graph=intermediate, allow_unused=True
+                )
+            except RuntimeError:
+                self._trainable.check_all()  # torch does not say which parameter does not require a gradient
+                raise
         if intermediate:
             values = tuple(v if v is None else v.to(torch.promote_types(v.dtype, torch.float32)) for v in values)
         if not scaled:
@@ -171,22 +199,24 @@ class Problem:
         device = self.precision.device
         return torch.Generator(device).manual_seed(derive(self._seed, "problem", purpose))
 
-    def random_state(self) -> dict[str, Tensor]:
-        """State of torch's global generators, from which the model draws."""
+    def random_state(self) -> dict[str, Any]:
+        """State of the global generators from which the model may draw: torch's, Python's and NumPy's."""
         return random_state(self.precision.device)
 
     @contextlib.contextmanager
-    def lookahead(self, random_state: Mapping[str, Tensor] | None = None) -> Iterator[None]:
-        """Run the model without a trace: afterwards its buffers and torch's random state are as before.
+    def lookahead(self, random_state: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """Run the model without a trace: afterwards all that a forward pass may change of it is as before.
+
+        That is its buffers, its modules' plain attributes and modes (`ModelState`), and the global generators.
 
         With ``random_state`` the model draws what it drew when the random state was this one: the same dropout masks.
 
         Autocast's cache of casted weights is cleared at both ends: inside, weights may be swapped in place, and the
         cache would not notice.
         """
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        before = ModelState(self.model)
         device = self.precision.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with preserved_random_state(device):
             if random_state is not None:
                 restore_random_state(random_state, device)
             torch.clear_autocast_cache()
@@ -194,10 +224,7 @@ class Problem:
                 yield
             finally:
                 torch.clear_autocast_cache()
-                for buffer, saved in buffers:
-                    # Through .data: a graph made inside may be differentiated outside. Batch normalization keeps its
-                    # running statistics in the graph, does not use them in the backward pass, and checks their version.
-                    buffer.data.copy_(saved)
+                before.restore()
 
     def state_dict(self) -> dict[str, dict[str, float]]:
         """The loss scales by stream."""

@@ -4,12 +4,15 @@ Neither the optimizer nor the precision enters, so all competitors of a (task, s
 weights and see the same batches.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from typing import Any, cast
 
+import numpy as np
 import torch
-from torch import Tensor
 
 
 class Purpose(StrEnum):
@@ -35,16 +38,41 @@ def generator(seed: int, task: str, purpose: Purpose) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, task, purpose))
 
 
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """State of torch's global generators that a network on ``device`` uses."""
-    state = {"cpu": torch.get_rng_state()}
+def seed_everything(seed: int) -> None:
+    """Seed all global generators from which a network may draw: torch's, Python's and NumPy's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the generator that a model draws from when it says np.random
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """State of the global generators that a network on ``device`` may use: torch's, Python's and NumPy's."""
+    name, keys, *rest = cast("tuple[Any, ...]", np.random.get_state(legacy=True))  # noqa: NPY002
+    state: dict[str, Any] = {
+        "cpu": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+    }
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Take up a saved state of torch's global generators."""
+def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Take up a saved state of the global generators."""
     torch.set_rng_state(state["cpu"])
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextlib.contextmanager
+def preserved_random_state(device: torch.device) -> Iterator[None]:
+    """Draw without a trace: afterwards the global generators are as before."""
+    before = random_state(device)
+    try:
+        yield
+    finally:
+        restore_random_state(before, device)

@@ -48,7 +48,13 @@ class Evaluated(Frozen, frozen=True, tag="evaluated"):
     point: CurvePoint
 
 
-Event = Started | Progress | Evaluated
+class Remarked(Frozen, frozen=True, tag="remarked"):
+    """Something that its user should know and that does not stop the run."""
+
+    message: str
+
+
+Event = Started | Progress | Evaluated | Remarked
 
 
 def decode_event(line: bytes) -> Event:

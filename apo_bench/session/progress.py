@@ -19,7 +19,7 @@ from rich.table import Column
 
 from apo_bench.execution.watcher import Watcher
 from apo_bench.records import events
-from apo_bench.records.events import CurvePoint, Evaluated, Event, Started
+from apo_bench.records.events import CurvePoint, Evaluated, Event, Remarked, Started
 from apo_bench.records.outcome import Crashed, Diverged, Exhausted, Interrupted, Outcome, OutOfMemory, Reached
 from apo_bench.records.spec import RunSpec
 from apo_bench.text import duration
@@ -73,7 +73,9 @@ class Display(Watcher):
         self._print(message)
 
     def event(self, run: RunSpec, event: Event) -> None:
-        """Keep the newest point of the curve."""
+        """Keep the newest point of the curve, and say what the run remarks."""
+        if isinstance(event, Remarked):
+            self._print(f"apo-bench: {run.title}: {event.message}")
         if isinstance(event, Evaluated):
             self._last[run.run_id] = event.point
 

@@ -12,7 +12,7 @@ _BATCH = 1000
 
 @torch.no_grad()
 def evaluate(problem: Problem, task: Task, examples: Examples) -> tuple[float, float]:
-    """Judge the network, in evaluation mode, and leave it in training mode.
+    """Judge the network in evaluation mode, without a trace: modes, buffers and generators are as before.
 
     Args:
         problem: Holds the network.
@@ -22,21 +22,22 @@ def evaluate(problem: Problem, task: Task, examples: Examples) -> tuple[float, f
     Returns:
         Mean loss and metric over the split.
     """
+    problem.check_parameters()
     model, metric = problem.model, task.metric
     device = problem.precision.device
     loss = torch.zeros((), dtype=torch.float64, device=device)
     total = torch.zeros((), dtype=torch.float64, device=device)
-    model.eval()
     count = 0
     size = _BATCH if examples.lengths_NP is None else task.batch_size  # logits of sequences are large
-    for start in range(0, len(examples), size):
-        batch = examples.slice(start, start + size)
-        outputs = problem.outputs(batch)
-        weight = problem.normalizer(batch)
-        loss += problem.loss(outputs, batch) * weight
-        if not isinstance(metric, CorpusMetric):
-            total += metric.total(outputs, batch)
-        count += weight
-    judged = metric.score(problem, examples) if isinstance(metric, CorpusMetric) else float(total) / len(examples)
-    model.train()
+    with problem.lookahead():
+        model.eval()
+        for start in range(0, len(examples), size):
+            batch = examples.slice(start, start + size)
+            outputs = problem.outputs(batch)
+            weight = problem.normalizer(batch)
+            loss += problem.loss(outputs, batch) * weight
+            if not isinstance(metric, CorpusMetric):
+                total += metric.total(outputs, batch)
+            count += weight
+        judged = metric.score(problem, examples) if isinstance(metric, CorpusMetric) else float(total) / len(examples)
     return float(loss) / count, judged

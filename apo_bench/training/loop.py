@@ -22,13 +22,14 @@ from apo_bench.measure.flops import ExactCost, exact_cost
 from apo_bench.measure.memory import PeakMemory
 from apo_bench.measure.nvml import open_card
 from apo_bench.measure.state import bytes_by_purpose, state_bytes
+from apo_bench.problem.model_state import load_saved_state, saved_state
 from apo_bench.problem.rule import Observable, Schedulable, StepResult
 from apo_bench.problem.seeds import restore_random_state
-from apo_bench.records.events import CurvePoint, Evaluated, Progress, Started
+from apo_bench.records.events import CurvePoint, Evaluated, Progress, Remarked, Started
 from apo_bench.records.outcome import Diverged, Reason
 from apo_bench.records.run import Cost
 from apo_bench.records.schedules import Constant, learning_rate_factor
-from apo_bench.training.checkpoint import Checkpoints
+from apo_bench.training.checkpoint import Checkpoints, NotStorableError
 from apo_bench.training.evaluation import evaluate
 from apo_bench.training.result import Training, outcome_of, precision_of, scores_of
 from apo_bench.training.setup import Setup
@@ -66,6 +67,7 @@ class Loop:
         self._card = CardUse(open_card(setup.clock.device))
         self._unseen: list[StepResult] = []
         self._next_progress = 0.0
+        self._is_storable = True
 
     def run(self, checkpoints: Checkpoints | None = None) -> Training:
         """Train to the outcome."""
@@ -82,7 +84,12 @@ class Loop:
             if self.diverged is None and (state.taken % between == 0 or state.taken == setup.total_steps):
                 with memory.aside():
                     self._evaluate_curve()
-            if checkpoints and self.diverged is None and time.monotonic() >= last_save + checkpoints.every_seconds:
+            if (
+                checkpoints
+                and self._is_storable
+                and self.diverged is None
+                and time.monotonic() >= last_save + checkpoints.every_seconds
+            ):
                 with memory.aside():
                     self._save(checkpoints, memory)
                 last_save = time.monotonic()
@@ -288,12 +295,19 @@ class Loop:
             checkpoints.save(self._state_dict())
         except OSError as error:  # a full disk costs the checkpoint, not the run
             self._say(f"no checkpoint at step {self.state.taken}: {error}")
+        except Exception as error:  # noqa: BLE001 - a plugin's state costs the checkpoints, not the run
+            self._is_storable = False
+            words = str(error) if isinstance(error, NotStorableError) else f"{type(error).__name__}: {error}"
+            name = self.setup.spec.optimizer.name
+            self.setup.observe(
+                Remarked(message=f"not checkpointed, because the state of {name} cannot be stored ({words})")
+            )
 
     def _state_dict(self) -> dict[str, Any]:
         """Everything needed to continue as if nothing had happened."""
         setup = self.setup
         return {
-            "model": setup.problem.model.state_dict(),
+            "model": saved_state(setup.problem.model),
             "problem": setup.problem.state_dict(),
             "rule": setup.rule.state_dict(),
             "batches": setup.batches.state_dict(),
@@ -305,7 +319,7 @@ class Loop:
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         setup = self.setup
-        setup.problem.model.load_state_dict(state["model"])
+        load_saved_state(setup.problem.model, state["model"])
         setup.problem.load_state_dict(state["problem"])
         setup.rule.load_state_dict(state["rule"])
         setup.batches.load_state_dict(state["batches"])

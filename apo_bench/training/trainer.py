@@ -38,8 +38,8 @@ from apo_bench.training.watched import WatchedProblem
 
 def initial_model(task: Task, run: RunSpec) -> nn.Module:
     """Make the network with the weights that every competitor of this (task, seed) starts from."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(run.seed, run.task, Purpose.INITIALIZATION))
+    with seeds.preserved_random_state(torch.device("cpu")):
+        seeds.seed_everything(seeds.derive(run.seed, run.task, Purpose.INITIALIZATION))
         return task.model()
 
 
@@ -144,7 +144,7 @@ def prepare(
         rehearse(seen, competitor, hyperparameters, splits.train.slice(0, task.batch_size))
     clock.ledger.reset()
     rule = competitor.build(seen, hyperparameters)
-    torch.manual_seed(seeds.derive(run.seed, run.task, Purpose.NETWORK))
+    seeds.seed_everything(seeds.derive(run.seed, run.task, Purpose.NETWORK))
     setup = Setup(
         spec=run,
         task=task,
@@ -201,7 +201,7 @@ def rehearse(problem: Problem, competitor: Competitor[Any], hyperparameters: Any
     device = problem.precision.device
     devices = [device] if device.type == "cuda" else []
     with (
-        torch.random.fork_rng(devices),
+        seeds.preserved_random_state(device),
         contextlib.suppress(Exception),
     ):  # whatever fails here, the run itself will tell
         copied = Problem(copy.deepcopy(problem.model), problem.objective, problem.precision, lambda: batch)

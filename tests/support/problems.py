@@ -30,6 +30,6 @@ def some_batch(seed: int, dtype: torch.dtype = torch.float32) -> Batch:
 def problem_of(
     network: nn.Module, precision: Precision = Precision.FP32, dtype: torch.dtype = torch.float32
 ) -> Problem:
-    policy = PrecisionPolicy(precision, CPU)
+    policy = PrecisionPolicy(Precision.FP64 if dtype is torch.float64 else precision, CPU)
     policy.prepare(network)
     return Problem(network, CrossEntropy(), policy, lambda: some_batch(99, dtype))

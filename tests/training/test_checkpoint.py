@@ -1,8 +1,15 @@
 """A run that is killed and continued equals the undisturbed one."""
 
+import dataclasses
 import errno
+import math
+from collections import deque
+from enum import Enum
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.devices import CPU
@@ -11,7 +18,9 @@ from support.runs import TASK, numbers_of, run_spec
 from apo_bench.errors import UsageError
 from apo_bench.files import CHECKPOINT
 from apo_bench.plugins.registry import optimizers
-from apo_bench.records.events import Evaluated, Event
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import TorchRule
+from apo_bench.records.events import Evaluated, Event, Remarked
 from apo_bench.records.schedules import Cosine
 from apo_bench.records.spec import Precision
 from apo_bench.training.checkpoint import Checkpoints
@@ -106,6 +115,95 @@ def test_nested_state_comes_back_as_it_was(tmp_path: Path) -> None:
         torch.testing.assert_close(loaded[name], state[name], rtol=0, atol=0, check_stride=True)
     assert isinstance(loaded["groups"][0]["betas"], tuple)
     assert list(loaded["state"]) == [0, 1]
+
+
+class Mode(Enum):
+    FAST = 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.float16,
+        torch.device("cpu"),
+        torch.Size([2, 3]),
+        deque([1, 2, torch.ones(2)], maxlen=4),
+        {1, 2},
+        frozenset({"a"}),
+        3 + 4j,
+        b"bytes",
+        math.inf,
+        -math.inf,
+        2**80,
+        {(1, "a"): [None]},
+        np.arange(6).reshape(2, 3),
+        np.float32(0.1),
+        np.array(2.5),
+        torch.ones(2, dtype=torch.complex64) * (1 + 2j),
+        torch.ones(3).expand(2, 3),
+        torch.zeros(0, 3),
+        torch.tensor(5),
+        torch.arange(4).to(torch.uint16),
+    ],
+    ids=str,
+)
+def test_state_of_every_kind_comes_back_as_it_was(tmp_path: Path, value: object) -> None:
+    checkpoints = Checkpoints(tmp_path, "one")
+    checkpoints.save({"x": value})
+    loaded = checkpoints.load()
+    assert loaded is not None
+    found = loaded["x"]
+    assert type(found) is type(value)
+    if isinstance(value, torch.Tensor):
+        assert isinstance(found, torch.Tensor)
+        assert found.dtype == value.dtype
+        assert torch.equal(found, value)
+    elif isinstance(value, np.ndarray):
+        assert isinstance(found, np.ndarray)
+        assert found.dtype == value.dtype
+        assert np.array_equal(found, value)
+    elif isinstance(value, deque):
+        assert isinstance(found, deque)
+        assert found.maxlen == value.maxlen
+        assert list(found)[:2] == list(value)[:2]
+    else:
+        assert found == value
+
+
+def test_a_generator_comes_back_with_its_state(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    torch.rand(5, generator=generator)
+    checkpoints = Checkpoints(tmp_path, "one")
+    checkpoints.save({"x": generator})
+    loaded = checkpoints.load()
+    assert loaded is not None
+    assert torch.equal(torch.rand(4, generator=loaded["x"]), torch.rand(4, generator=generator))
+
+
+class Odd(TorchRule):
+    """Has a state that no file can hold, or cannot even say its state."""
+
+    def __init__(self, problem: Problem, kind: str) -> None:
+        super().__init__(problem, torch.optim.SGD(problem.parameters, lr=0.05))
+        self.kind = kind
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.kind == "raises":
+            raise AttributeError("no state")
+        return {"mode": Mode.FAST if self.kind == "enum" else SimpleNamespace(a=1), **super().state_dict()}
+
+
+@pytest.mark.parametrize("kind", ["object", "enum", "raises"])
+def test_a_state_that_cannot_be_stored_is_said_once_and_the_run_goes_on(tmp_path: Path, kind: str) -> None:
+    sgdm = optimizers()["sgdm"].load()
+    competitor = dataclasses.replace(sgdm, build=lambda problem, _: Odd(problem, kind))
+    events: list[Event] = []
+    run = run_spec("sgdm", epochs=3)
+    training = train(run, TASK, competitor, CPU, events.append, Checkpoints(tmp_path, "run", every_seconds=0.0))
+    assert len(training.curve) == 3
+    (remark,) = [event.message for event in events if isinstance(event, Remarked)]
+    assert remark.startswith("not checkpointed, because the state of sgdm cannot be stored (")
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_what_a_checkpoint_cannot_hold_is_refused(tmp_path: Path) -> None:
