@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,7 +50,12 @@ class KroneckerCurvature:
         recipe: How.
         bias: Whether the last input is the bias's 1.
         storage: Number format of what is kept.
+
+    Attributes:
+        by_example: Whether it matters which rows belong to one example.
     """
+
+    by_example: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, *, bias: bool, storage: torch.dtype) -> None:
         self.recipe = recipe
@@ -117,6 +122,8 @@ class KroneckerCurvature:
 
 class CorrectedCurvature(KroneckerCurvature):
     """EKFAC: the eigenvectors of A and G, and second moments of the gradients in their basis (George et al., 2018)."""
+
+    by_example: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe, *, bias: bool, storage: torch.dtype) -> None:
         super().__init__(recipe, bias=bias, storage=storage)

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from apo_bench import Batch, Problem, StepResult, UsageError
 from apo_bench.optim.layers import Layer, find_layers, from_matrix, to_matrix
-from baselines.kfac import factors
 from baselines.kfac.curvature import KroneckerCurvature, Recipe, Rows
 from baselines.kfac.damping import Damping, Solver
+from baselines.kfac.examples import Arrangement, Examples, Free
 from baselines.kfac.factors import Sharing
+from baselines.kfac.gathering import Gathered
 from baselines.kfac.hooks import Call, recording
 
 
@@ -109,7 +110,9 @@ class KFAC:
         self.settings = settings
         self.steps = 0
         self.layers, _ = find_layers(problem.model, problem.parameters)
-        self._modules = _modules_of(self.layers, problem)
+        self._layer_of = _modules_of(self.layers, problem)
+        self._examples = Examples(problem, self._layer_of)
+        self._by_example = curvature.by_example or settings.sharing is Sharing.REDUCE
         recipe = Recipe(settings.damping, settings.decay, settings.solver, settings.form)
         self.curvatures = [
             curvature(recipe, bias=layer.bias is not None, storage=problem.parameters[layer.weight].dtype)
@@ -141,7 +144,7 @@ class KFAC:
         due = bool(self.layers) and (first or self.steps % self.settings.factor_interval == 0)
         rows: list[Rows | None] | None = None
         if due:
-            with recording(self._modules) as calls:
+            with recording(self._layer_of) as calls:
                 outputs = problem.outputs(batch, eager=True)
             loss = problem.loss(outputs, batch)
             with problem.phase("curvature"):
@@ -166,16 +169,44 @@ class KFAC:
         problem = self.problem
         count = math.ceil(self.settings.factor_share * batch.size)
         part = Batch(tuple(inputs[:count] for inputs in batch.inputs), batch.targets[:count])
+        arrangements = self._arrangements(calls, batch)
+        if count < batch.size and any(isinstance(found, Free) for found in arrangements.values()):
+            # Whose rows are whose is not known, and so the examples that count go through the model by themselves.
+            with problem.lookahead(), recording(self._layer_of) as own_calls:
+                outputs = problem.outputs(part, eager=True)
+            calls = own_calls
+            arrangements = dict.fromkeys(range(len(self.layers)), Free())
+        gathered = [Gathered(arrangements.get(place), count) for place in range(len(self.layers))]
+        for call in calls:
+            gathered[self._layer_of[call.module]].take(call)
         edges = [call.output for call in calls]
-        found: list[list[Tensor | None]] = []
         for loss in self._curvature_losses(outputs[:count], part):
             gradients = problem.intermediate_gradients(loss, edges)
             if not gradients.finite:
                 return None
-            found.append([None if value is None else value[:count] for value in gradients.values])
-        calls = [call._replace(inputs=call.inputs[:count]) for call in calls]
+            for own in gathered:
+                own.start_loss()
+            for call, value in zip(calls, gradients.values, strict=True):
+                gathered[self._layer_of[call.module]].take_gradient(value)
+        normalizer = problem.normalizer(part)
         with torch.no_grad():
-            return [self._rows_of(layer, calls, found, problem.normalizer(part)) for layer in self.layers]
+            return [own.rows(self.settings.sharing, normalizer) for own in gathered]
+
+    def _arrangements(self, calls: Sequence[Call], batch: Batch) -> dict[int, Arrangement]:
+        """How the rows of the layers belong to examples.
+
+        Raises:
+            UsageError: They do in no order, and this curvature needs one.
+        """
+        found = self._examples.of(calls, batch)
+        if self._by_example:
+            for place, arrangement in found.items():
+                if isinstance(arrangement, Free):
+                    raise UsageError(
+                        f"KFAC: which rows of layer {self._examples.name(place)!r} belong to one example follows no "
+                        "order (a router, a mask); EKFAC and sharing 'reduce' need it: use kfac with sharing 'expand'"
+                    )
+        return found
 
     def _curvature_losses(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
         """Losses, the second moments of whose gradients add up to G."""
@@ -191,23 +222,6 @@ class KFAC:
                 wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
                 for column in problem.hessian_square_root(outputs.detach(), batch):
                     yield (wide * column).sum() / problem.normalizer(batch)
-
-    def _rows_of(
-        self, layer: Layer, calls: Sequence[Call], found: Sequence[Sequence[Tensor | None]], normalizer: int
-    ) -> Rows | None:
-        """One layer's rows: further calls of it are further positions, further losses further examples."""
-        weight = self.problem.parameters[layer.weight]
-        inputs, gradients = [], []
-        for place, call in enumerate(calls):
-            reached = [values[place] for values in found]
-            if call.module.weight is weight and all(value is not None for value in reached):
-                x_NRI = factors.input_rows(call.module, call.inputs)
-                inputs.append(x_NRI.to(torch.promote_types(x_NRI.dtype, torch.float32)))
-                gradients.append(torch.cat([factors.gradient_rows(call.module, g) for g in reached if g is not None]))
-        if not inputs:
-            return None
-        x_NRI, g_NRO = torch.cat(inputs, dim=1), torch.cat(gradients, dim=1)
-        return Rows(*factors.share(x_NRI, g_NRO, self.settings.sharing), normalizer)
 
     def _update_curvature(self, rows: Sequence[Rows | None] | None, *, invert: bool) -> None:
         for place, curvature in enumerate(self.curvatures):
@@ -301,8 +315,8 @@ class KFAC:
         }
 
 
-def _modules_of(layers: Iterable[Layer], problem: Problem) -> list[nn.Module]:
-    """Modules that use the layers' weights; a shared weight has several."""
-    weights = {id(problem.parameters[layer.weight]) for layer in layers}
-    kinds = (nn.Linear, nn.Conv2d)
-    return [module for module in problem.model.modules() if isinstance(module, kinds) and id(module.weight) in weights]
+def _modules_of(layers: Sequence[Layer], problem: Problem) -> dict[nn.Module, int]:
+    """Modules that use the layers' weights, with the layer's number; a shared weight has several."""
+    weights = {id(problem.parameters[layer.weight]): place for place, layer in enumerate(layers)}
+    modules = [module for module in problem.model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return {module: weights[id(module.weight)] for module in modules if id(module.weight) in weights}
