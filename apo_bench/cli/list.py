@@ -175,11 +175,12 @@ def _declared(entry: "Registered") -> dict[str, str]:
     loaded = entry.load()
     if isinstance(loaded, Competitor):
         fields = dataclasses.fields(loaded.hyperparameters)
-        return {
+        row = {
             "about": loaded.title,
             "reference": loaded.reference,
             "hyperparameters": ", ".join(_hyperparameter(field) for field in fields),
         }
+        return row | ({"leaves alone": loaded.left_alone} if loaded.left_alone else {})
     task: Task = loaded()
     sizes = task.dataset.sizes
     parameters = sum(p.numel() for p in make_model(task).parameters())

@@ -92,6 +92,7 @@ def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
         cost=training.cost,
         curve=training.curve,
         continued=training.continued,
+        left_alone=training.left_alone,
     )
 
 

@@ -17,7 +17,7 @@ Without dampening P* is 1 − μ times as long and makes the same steps. With mo
 M⁻¹ Σ (Σ + a ḡ ḡᵀ)⁻¹, and noise would move θ by M⁻¹ g / (1 − μ).
 
 Layers are linear and convolution layers with their bias as an input column; all other parameters (normalization,
-embeddings, grouped convolutions) step with P = I.
+embeddings, packed projections of attention, grouped convolutions, weights behind parametrizations) step with P = I.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
 from apo_bench.optim import kronecker
 from apo_bench.optim.kronecker import AnyFactors
-from apo_bench.optim.layers import Layer, find_layers, from_matrix, to_matrix
+from apo_bench.optim.layers import Layer, find_layers, from_matrix, left_alone, to_matrix
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
 from apo_bench.problem.problem import Problem
@@ -70,7 +70,7 @@ class APOP:
         structure: What A is for a convolution.
 
     Raises:
-        UsageError: A number is out of its range.
+        UsageError: A number is out of its range, or the model has no layer.
     """
 
     def __init__(
@@ -107,17 +107,27 @@ class APOP:
         self.steps = 0
         self.meta_updates = 0
         self.layers, _ = find_layers(problem.model, problem.parameters)
+        if not self.layers:
+            raise UsageError(
+                "APO-P: this model has no linear layer and no convolution to precondition, so that all of it would be "
+                "stepped by SGD with momentum; use sgdm"
+            )
         self._parameters: list[Tensor] = list(problem.parameters)
         self.factors = [_identity(layer, problem.parameters[layer.weight], structure) for layer in self.layers]
         self._buffers: dict[int, Tensor] = {}
         parts = [part for factors in self.factors for part in factors]
-        self._meta = meta_optimizer.over(parts, meta_lr) if parts else None
+        self._meta = meta_optimizer.over(parts, meta_lr)
         self._factor = 1.0
 
     @property
     def intervals(self) -> Mapping[str, int]:
-        """Steps between two meta-updates; none without layers, as nothing is learned then."""
-        return {} if self._meta is None else {"meta": self.interval}
+        """Steps between two meta-updates."""
+        return {"meta": self.interval}
+
+    @property
+    def left_alone(self) -> Mapping[str, tuple[str, ...]]:
+        """Weights that step with P = I."""
+        return left_alone(self.problem.model, self.problem.parameters, self.layers)
 
     def scale_learning_rate(self, factor: float) -> None:
         """Use ``factor`` times the learning rate from now on."""
@@ -126,7 +136,7 @@ class APOP:
     def step(self, batch: Batch) -> StepResult:
         """Step with the present P; every K steps adapt P and take the step again with it."""
         problem = self.problem
-        meta = self.steps % self.interval == 0 and self._meta is not None
+        meta = self.steps % self.interval == 0
         random_state = problem.random_state() if meta else {}
         loss = problem.loss(problem.outputs(batch), batch)
         gradients = problem.gradients(loss)
@@ -192,7 +202,7 @@ class APOP:
     def _adapt(self, objective: ProximalObjective, averages: list[Tensor]) -> bool:
         """One meta-update of A, B and S; skipped when q or their gradient is not finite."""
         q = objective.gradient([self.weight_decay] * len(averages))
-        if not q.finite or self._meta is None:
+        if not q.finite:
             return False
         found = []
         values = [value for value in q.values if value is not None]
@@ -229,7 +239,7 @@ class APOP:
         return {
             "factors": [tuple(part.clone() for part in factors) for factors in self.factors],
             "buffers": [self._buffers.get(place) for place in range(len(self._parameters))],
-            "meta": self._meta.state_dict() if self._meta else None,
+            "meta": self._meta.state_dict(),
             "steps": self.steps,
             "meta_updates": self.meta_updates,
         }
@@ -244,8 +254,7 @@ class APOP:
             for place, saved in enumerate(state["buffers"])
             if saved is not None
         }
-        if self._meta is not None:
-            self._meta.load_state_dict(state["meta"])
+        self._meta.load_state_dict(state["meta"])
         self.steps = state["steps"]
         self.meta_updates = state["meta_updates"]
 
@@ -254,7 +263,7 @@ class APOP:
         return {
             "optimizer": list(self._buffers.values()),
             "preconditioner": [part for factors in self.factors for part in factors],
-            "meta": list(tensors_in(self._meta.state)) if self._meta else [],
+            "meta": list(tensors_in(self._meta.state)),
         }
 
 

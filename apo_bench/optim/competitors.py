@@ -141,7 +141,11 @@ def _apo_p(problem: Problem, h: APOPHyperparameters) -> UpdateRule:
     )
 
 
-apo_p = Competitor(APOPHyperparameters, _apo_p, _REFERENCE)
+_OUTSIDE_LAYERS = (
+    "all but linear layers and 2-d convolutions: embeddings, packed projections of attention, grouped convolutions, "
+    "weights behind parametrizations; they step as under SGDm"
+)
+apo_p = Competitor(APOPHyperparameters, _apo_p, _REFERENCE, left_alone=_OUTSIDE_LAYERS)
 apo_lr_sgd = Competitor(APOSGD, _sgd, _REFERENCE)
 apo_lr_sgdm = Competitor(APOSGDm, _sgdm, _REFERENCE)
 apo_lr_rmsprop = Competitor(APORMSprop, _rmsprop, _REFERENCE)

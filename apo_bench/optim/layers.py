@@ -3,7 +3,7 @@
 A kernel's columns run over height, width and then channels: unfolding one stored with its channels last copies nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,11 +38,19 @@ class Layer(NamedTuple):
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
 
-def find_layers(model: nn.Module, parameters: Sequence[Tensor]) -> tuple[list[Layer], list[int]]:
+def find_layers(
+    model: nn.Module, parameters: Sequence[Tensor], *, called: bool = False
+) -> tuple[list[Layer], list[int]]:
     """Find the layers among a model's parameters.
 
     A weight shared by several modules is one layer: its gradient is their sum. A grouped convolution is not one matrix
     and is left with the rest.
+
+    Args:
+        model: Whose modules are searched.
+        parameters: Those that are trained.
+        called: Only layers that the model calls, which hooks see: torch's attention takes the weight of its output
+            projection and does not call the layer.
 
     Returns:
         Layers, and the places of all other parameters.
@@ -50,8 +58,11 @@ def find_layers(model: nn.Module, parameters: Sequence[Tensor]) -> tuple[list[La
     places = {id(parameter): place for place, parameter in enumerate(parameters)}
     layers: list[Layer] = []
     rest = dict.fromkeys(range(len(parameters)))
+    uncalled = {module.out_proj for module in model.modules() if isinstance(module, nn.MultiheadAttention)}
     for module in model.modules():
         if not isinstance(module, nn.Linear | nn.Conv2d) or (isinstance(module, nn.Conv2d) and module.groups > 1):
+            continue
+        if called and module in uncalled:
             continue
         weight = places.get(id(module.weight))
         if weight is None or weight not in rest:
@@ -65,6 +76,37 @@ def find_layers(model: nn.Module, parameters: Sequence[Tensor]) -> tuple[list[La
         shape = module.weight.shape
         layers.append(Layer(weight, bias, shape[0], shape[1:].numel() + (bias is not None), shape[2:].numel()))
     return layers, list(rest)
+
+
+def left_alone(model: nn.Module, parameters: Sequence[Tensor], layers: Iterable[Layer]) -> dict[str, tuple[str, ...]]:
+    """Name the trained parameters that are in no layer, by the reason; vectors (normalization, biases) go unsaid."""
+    inside = {id(parameters[place]) for layer in layers for place in layer.places}
+    trained = {id(parameter) for parameter in parameters} - inside
+    found: dict[str, tuple[str, ...]] = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if id(parameter) in trained and parameter.ndim >= _MATRIX:
+                trained.remove(id(parameter))
+                reason = _reason(prefix, module, name.rpartition(".")[2])
+                found[reason] = (*found.get(reason, ()), name)
+    return found
+
+
+def _reason(prefix: str, module: nn.Module, name: str) -> str:
+    """Why a parameter is in no layer."""
+    base = name.rpartition("_")[0]
+    if "parametrizations" in prefix.split(".") or (base and isinstance(module.__dict__.get(base), Tensor)):
+        return "behind a parametrization"
+    match module:
+        case nn.Embedding() | nn.EmbeddingBag():
+            return "embedding"
+        case nn.MultiheadAttention():
+            return "packed projection of attention"
+        case nn.Conv2d() if module.groups > 1:
+            return "grouped convolution"
+        case nn.Linear() | nn.Conv2d():
+            return "layer never called"
+    return f"part of {type(module).__name__}"
 
 
 def to_matrix(layer: Layer, tensors: Tensors) -> Shaped[Tensor, "{layer.out_features} {layer.in_features}"]:

@@ -99,12 +99,14 @@ class Competitor(Generic[H]):
             competitor's title.
         build: Makes the update rule for a problem.
         reference: Where the method is published.
+        left_alone: Kinds of weights that the method leaves to a plainer one; empty for none.
         in_precision: Defaults that differ in some precision, by field name; for example an ε that 16 bit can hold.
     """
 
     hyperparameters: type[H]
     build: Callable[["Problem", H], "UpdateRule"]
     reference: str = ""
+    left_alone: str = ""
     in_precision: Mapping[Precision, Mapping[str, Scalar]] = dataclasses.field(default_factory=dict)
 
     @property

@@ -28,8 +28,8 @@ class UpdateRule(Protocol):
     """Anything that can take a step on a `Problem`.
 
     A rule may be more than that, and is asked by `isinstance` whether it is: `Schedulable`, `Observable`, `Periodic`,
-    `PartlyWide`. A rule that wraps another defines their members itself: Python 3.12 does not see what ``__getattr__``
-    passes on.
+    `PartlyWide`, `Selective`. A rule that wraps another defines their members itself: Python 3.12 does not see what
+    ``__getattr__`` passes on.
     """
 
     def step(self, batch: Batch) -> StepResult:
@@ -104,6 +104,20 @@ class PartlyWide(Protocol):
     @property
     def computes_in_fp32(self) -> tuple[str, ...]:
         """What is computed in float32."""
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """An update rule whose method acts on some weights only and leaves the others to a plainer one.
+
+    Attributes:
+        left_alone: Names of the weights that it leaves, by the reason, for the record.
+    """
+
+    @property
+    def left_alone(self) -> Mapping[str, tuple[str, ...]]:
+        """Names by reason, for example ``{"embedding": ("tokens.weight",)}``; vectors go unsaid."""
         ...
 
 

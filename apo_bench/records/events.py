@@ -30,9 +30,15 @@ class CurvePoint(Frozen, frozen=True):
 
 
 class Started(Frozen, frozen=True, tag="started"):
-    """The run's process is ready to train ``steps`` steps."""
+    """The run's process is ready to train.
+
+    Attributes:
+        steps: How many steps.
+        left_alone: Names of the weights on which the optimizer's method does not act, by the reason.
+    """
 
     steps: int
+    left_alone: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 - msgspec copies it
 
 
 class Progress(Frozen, frozen=True, tag="progress"):

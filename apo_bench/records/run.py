@@ -233,7 +233,7 @@ class Intent(Frozen, frozen=True):
 
 
 class RunRecord(Frozen, frozen=True):
-    """One finished run; ``continued`` counts how often it was taken up from a checkpoint."""
+    """One finished run; ``continued`` counts resumptions, ``left_alone`` names weights outside the method by reason."""
 
     schema: int
     intent: Intent
@@ -247,6 +247,7 @@ class RunRecord(Frozen, frozen=True):
     cost: Cost | None = None
     curve: tuple[CurvePoint, ...] = ()
     continued: int = 0
+    left_alone: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
 
     @property
     def spec(self) -> RunSpec:

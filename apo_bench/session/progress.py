@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -51,6 +51,7 @@ class Display(Watcher):
         self._begin = time.monotonic()
         self._last: dict[str, CurvePoint] = {}
         self._told_elsewhere = False
+        self._said: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -73,9 +74,12 @@ class Display(Watcher):
         self._print(message)
 
     def event(self, run: RunSpec, event: Event) -> None:
-        """Keep the newest point of the curve, and say what the run remarks."""
+        """Keep the newest point of the curve, and say what the run remarks; what is left alone once a task."""
         if isinstance(event, Remarked):
             self._print(f"apo-bench: {run.title}: {event.message}")
+        if isinstance(event, Started) and event.left_alone and (run.optimizer.name, run.task) not in self._said:
+            self._said.add((run.optimizer.name, run.task))
+            self._print(f"{run.optimizer.name} on {run.task} leaves alone {_named(event.left_alone)}")
         if isinstance(event, Evaluated):
             self._last[run.run_id] = event.point
 
@@ -128,6 +132,23 @@ class Display(Watcher):
         rest = sum(seconds or 0.0 for seconds in self._expected.values())
         elapsed = time.monotonic() - self._begin
         return duration(rest * elapsed / self._spent_expected)
+
+
+def _named(left_alone: Mapping[str, Sequence[str]]) -> str:
+    """Weights by reason, a few of each.
+
+    >>> _named({"embedding": ["a.weight"], "grouped convolution": ["b", "c", "d", "e"]})
+    'a.weight (embedding); b, c and 2 more (grouped convolution)'
+    """
+    parts = []
+    for reason, names in left_alone.items():
+        shown = ", ".join(names) if len(names) <= _SHOWN else f"{', '.join(names[:2])} and {len(names) - 2} more"
+        parts.append(f"{shown} ({reason})")
+    return "; ".join(parts)
+
+
+_SHOWN = 3
+"""Names of weights that are written out."""
 
 
 class TerminalDisplay(Display):

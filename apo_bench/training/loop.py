@@ -31,7 +31,7 @@ from apo_bench.records.run import Cost
 from apo_bench.records.schedules import Constant, learning_rate_factor
 from apo_bench.training.checkpoint import Checkpoints, NotStorableError
 from apo_bench.training.evaluation import evaluate
-from apo_bench.training.result import Training, outcome_of, precision_of, scores_of
+from apo_bench.training.result import Training, left_alone_by, outcome_of, precision_of, scores_of
 from apo_bench.training.setup import Setup
 from apo_bench.training.state import TrainingState
 
@@ -72,7 +72,7 @@ class Loop:
     def run(self, checkpoints: Checkpoints | None = None) -> Training:
         """Train to the outcome."""
         setup = self.setup
-        setup.observe(Started(steps=setup.total_steps))
+        setup.observe(Started(steps=setup.total_steps, left_alone=left_alone_by(setup.rule)))
         memory = PeakMemory(setup.clock.device)
         self.resume(checkpoints)
         state, between = self.state, setup.steps_between_evaluations
@@ -96,7 +96,7 @@ class Loop:
         peaks, phases = self._peaks(memory), setup.clock.phases
         self._card.finish()
         test = self._test_once()
-        precision, cost = precision_of(setup), self._cost(peaks, phases)
+        precision, cost, left_alone = precision_of(setup), self._cost(peaks, phases), left_alone_by(setup.rule)
         exact = self._exact_cost()  # takes steps: all else that looks at the rule has looked
         if exact is not None:
             cost = msgspec.structs.replace(
@@ -110,6 +110,7 @@ class Loop:
             cost=cost,
             curve=tuple(state.curve),
             continued=state.continued,
+            left_alone=left_alone,
         )
 
     def resume(self, checkpoints: Checkpoints | None) -> None:

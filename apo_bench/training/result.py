@@ -5,7 +5,7 @@ import dataclasses
 import msgspec
 import torch
 
-from apo_bench.problem.rule import PartlyWide
+from apo_bench.problem.rule import PartlyWide, Selective, UpdateRule
 from apo_bench.records.events import CurvePoint
 from apo_bench.records.outcome import Diverged, Exhausted, Outcome, Reached
 from apo_bench.records.run import Cost, Direction, PrecisionFacts, Scores, TaskFacts
@@ -24,6 +24,12 @@ class Training:
     cost: Cost
     curve: tuple[CurvePoint, ...]
     continued: int
+    left_alone: dict[str, tuple[str, ...]]
+
+
+def left_alone_by(rule: UpdateRule) -> dict[str, tuple[str, ...]]:
+    """Weights on which a rule's method does not act, as far as it says so."""
+    return dict(rule.left_alone) if isinstance(rule, Selective) else {}
 
 
 def outcome_of(setup: Setup, state: TrainingState, diverged: Diverged | None) -> Outcome:

@@ -68,5 +68,19 @@ def _build_ekfac(problem: Problem, h: EKFACHyperparameters) -> UpdateRule:
     return KFAC(problem, _settings(h), CorrectedCurvature)
 
 
-kfac = Competitor(KFACHyperparameters, _build_kfac, "Martens and Grosse, 2015; Grosse and Martens, 2016 (convolutions)")
-ekfac = Competitor(EKFACHyperparameters, _build_ekfac, "George, Laurent, Bouthillier, Ballas and Vincent, 2018")
+_OUTSIDE_LAYERS = (
+    "all but linear layers and 2-d convolutions that the model calls: embeddings, attention of torch, grouped "
+    "convolutions, weights behind parametrizations; they step as under SGDm"
+)
+kfac = Competitor(
+    KFACHyperparameters,
+    _build_kfac,
+    "Martens and Grosse, 2015; Grosse and Martens, 2016 (convolutions)",
+    left_alone=_OUTSIDE_LAYERS,
+)
+ekfac = Competitor(
+    EKFACHyperparameters,
+    _build_ekfac,
+    "George, Laurent, Bouthillier, Ballas and Vincent, 2018",
+    left_alone=_OUTSIDE_LAYERS,
+)

@@ -4,7 +4,8 @@
 
 Every ``factor_interval`` steps A and G are estimated from the batch and averaged; every ``inverse_interval`` steps they
 are inverted. ν ≤ 1 is the KL clip. EKFAC keeps the eigenvectors of A and G and replaces the eigenvalues. Parameters
-outside linear and convolution layers (normalization) step along their plain gradient.
+outside linear and convolution layers (normalization, embeddings, packed projections of attention, grouped
+convolutions, weights behind parametrizations) step along their plain gradient; `KFAC.left_alone` names them.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from apo_bench import Batch, Problem, StepResult, UsageError
-from apo_bench.optim.layers import Layer, find_layers, from_matrix, to_matrix
+from apo_bench.optim.layers import Layer, find_layers, from_matrix, left_alone, to_matrix
 from baselines.kfac.curvature import KroneckerCurvature, Recipe, Rows
 from baselines.kfac.damping import Damping, Solver
 from baselines.kfac.examples import Arrangement, Examples, Free
@@ -99,6 +100,9 @@ class KFAC:
         problem: What is minimized.
         settings: Hyperparameters.
         curvature: What is kept of each layer; `CorrectedCurvature` makes it EKFAC.
+
+    Raises:
+        UsageError: The model has no layer.
     """
 
     computes_in_fp32 = ("products and inverses of the Kronecker factors",)
@@ -109,7 +113,12 @@ class KFAC:
         self.problem = problem
         self.settings = settings
         self.steps = 0
-        self.layers, _ = find_layers(problem.model, problem.parameters)
+        self.layers, _ = find_layers(problem.model, problem.parameters, called=True)
+        if not self.layers:
+            raise UsageError(
+                "KFAC: this model calls no linear layer and no convolution to precondition, so that all of it would be "
+                "stepped by SGD with momentum; use sgdm"
+            )
         self._layer_of = _modules_of(self.layers, problem)
         self._examples = Examples(problem, self._layer_of)
         self._by_example = curvature.by_example or settings.sharing is Sharing.REDUCE
@@ -125,10 +134,18 @@ class KFAC:
 
     @property
     def intervals(self) -> Mapping[str, int]:
-        """Steps between two estimates of the factors and between two inversions; none without layers."""
-        if not self.layers:
-            return {}
+        """Steps between two estimates of the factors and between two inversions."""
         return {"factors": self.settings.factor_interval, "inverse": self.settings.inverse_interval}
+
+    @property
+    def left_alone(self) -> Mapping[str, tuple[str, ...]]:
+        """Weights that step along their plain gradient; after a first step also those whose layer was not called."""
+        seen = [
+            layer
+            for layer, curvature in zip(self.layers, self.curvatures, strict=True)
+            if self.steps == 0 or curvature.estimates
+        ]
+        return left_alone(self.problem.model, self.problem.parameters, seen)
 
     def scale_learning_rate(self, factor: float) -> None:
         """Use ``factor`` times the learning rate from now on."""
@@ -141,7 +158,7 @@ class KFAC:
         """
         problem = self.problem
         first = all(curvature.estimates == 0 for curvature in self.curvatures)
-        due = bool(self.layers) and (first or self.steps % self.settings.factor_interval == 0)
+        due = first or self.steps % self.settings.factor_interval == 0
         rows: list[Rows | None] | None = None
         if due:
             with recording(self._layer_of) as calls:
@@ -165,7 +182,16 @@ class KFAC:
         return StepResult(loss.detach(), applied=True)
 
     def _rows(self, calls: Sequence[Call], outputs: Tensor, batch: Batch) -> list[Rows | None] | None:
-        """Inputs and output gradients of every layer, where the loss reaches it; `None` after an overflow."""
+        """Inputs and output gradients of every layer, where the loss reaches it; `None` after an overflow.
+
+        Raises:
+            UsageError: The model calls no layer, or one with rows that cannot be told apart.
+        """
+        if not calls:
+            raise UsageError(
+                "KFAC: this model uses the weights of its layers without calling the layers, so that nothing can be "
+                "preconditioned; call them as modules, or use sgdm"
+            )
         problem = self.problem
         count = math.ceil(self.settings.factor_share * batch.size)
         part = Batch(tuple(inputs[:count] for inputs in batch.inputs), batch.targets[:count])

@@ -138,22 +138,6 @@ def test_apo_does_what_is_due(method: str, interval: int) -> None:
     assert rule.meta_updates - before == 1
 
 
-def test_nothing_is_due_where_nothing_is_learned() -> None:
-    """A network without layers: KFAC and APO-P step with P = I."""
-
-    class Scale(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(3))
-
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return inputs[:, :3] * self.scale
-
-    for rule in (KFAC(_problem(Scale()), Settings(lr=0.1)), APOP(_problem(Scale()), lr=0.1, weights=WEIGHTS)):
-        (kind,) = step_kinds(rule)
-        assert (kind.name, kind.share) == (PLAIN, Fraction(1))
-
-
 def _soap(interval: int) -> modern.SOAPRule:
     pytest.importorskip("pytorch_optimizer")
     rule = modern.soap.build(_problem(), modern.SOAP(interval=interval))

@@ -8,7 +8,7 @@ from torch import nn
 
 from apo_bench import CrossEntropy, Precision, PrecisionPolicy, Problem, TorchRule
 from apo_bench.plugins.metrics import Accuracy, CorpusMetric, Metric
-from apo_bench.problem.rule import Observable, PartlyWide, Periodic, Schedulable
+from apo_bench.problem.rule import Observable, PartlyWide, Periodic, Schedulable, Selective
 from apo_bench.tasks.bleu import Bleu
 from baselines.kfac import KFAC, Settings
 
@@ -23,16 +23,16 @@ def test_a_torch_optimizer_follows_a_schedule_and_says_nothing_of_itself() -> No
     seen = problem()
     rule = TorchRule(seen, torch.optim.SGD(seen.parameters, lr=0.1))
     assert isinstance(rule, Schedulable)
-    assert not isinstance(rule, Observable | Periodic | PartlyWide)
+    assert not isinstance(rule, Observable | Periodic | PartlyWide | Selective)
 
 
 def test_kfac_is_all_of_it() -> None:
     rule = KFAC(problem(), Settings(lr=0.1, damping=0.1, kl_clip=1e-3))
-    for kind in (Schedulable, Observable, Periodic, PartlyWide):
+    for kind in (Schedulable, Observable, Periodic, PartlyWide, Selective):
         assert isinstance(rule, kind)
 
 
-@pytest.mark.parametrize("kind", [Schedulable, Observable, Periodic, PartlyWide])
+@pytest.mark.parametrize("kind", [Schedulable, Observable, Periodic, PartlyWide, Selective])
 def test_nothing_is_none_of_it(kind: Any) -> None:
     assert not isinstance(object(), kind)
 
