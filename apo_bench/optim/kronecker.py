@@ -24,6 +24,7 @@ Outputs = Float[Tensor, "*batch O O"]
 Weights = Float[Tensor, "*batch O I"]
 Channels = Float[Tensor, "*batch C C"]
 Places = Float[Tensor, "*batch K K"]
+Symmetric = Float[Tensor, "*batch D D"]
 
 
 class Factors(NamedTuple):
@@ -118,6 +119,7 @@ class SpatialFactors(NamedTuple):
         return torch.cat([kernels.flatten(-2), W_OI[..., columns:]], dim=-1)
 
 
+_LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined] # torch does not list it
 AnyFactors = Factors | SpatialFactors
 
 
@@ -196,6 +198,30 @@ def dense(factors: AnyFactors) -> Float[Tensor, "OI OI"]:
     return (kron * scales.square()) @ kron.mT
 
 
+class NoEigenvectorsError(ArithmeticError):
+    """The solver of eigenvalues fails."""
+
+
+def eigenvectors(matrix_DD: Symmetric) -> tuple[Float[Tensor, "*batch D"], Symmetric]:
+    """Eigenvalues and eigenvectors of a symmetric matrix, computed in float64 where the solver fails in float32.
+
+    On CUDA it is known to fail for matrices of low rank.
+
+    Raises:
+        NoEigenvectorsError: The solver fails in float64 too.
+    """
+    for dtype in dict.fromkeys((matrix_DD.dtype, torch.float64)):
+        try:
+            values, vectors = torch.linalg.eigh(matrix_DD.to(dtype))
+        except RuntimeError as error:  # which cuSOLVER's own errors become
+            if not isinstance(error, _LinAlgError) and "cusolver" not in str(error).lower():
+                raise
+            failure = error
+        else:
+            return values.to(matrix_DD.dtype), vectors.to(matrix_DD.dtype)
+    raise NoEigenvectorsError(str(failure)) from failure
+
+
 def damped_kfac(A_factor_II: Inputs, G_factor_OO: Outputs, fisher_weight: float, damping: float) -> Factors:
     """Factors of (λ_F Ā ⊗ Ḡ + λ_W I)⁻¹: unfactored damped KFAC is exactly representable.
 
@@ -207,8 +233,8 @@ def damped_kfac(A_factor_II: Inputs, G_factor_OO: Outputs, fisher_weight: float,
         fisher_weight: λ_F.
         damping: λ_W, positive.
     """
-    s_A, U_A = torch.linalg.eigh(A_factor_II)
-    s_G, U_G = torch.linalg.eigh(G_factor_OO)
+    s_A, U_A = eigenvectors(A_factor_II)
+    s_G, U_G = eigenvectors(G_factor_OO)
     eigenvalues_OI = fisher_weight * s_G.unsqueeze(-1) * s_A.unsqueeze(-2) + damping
     return Factors(U_A, U_G, eigenvalues_OI.rsqrt())
 

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from apo_bench.optim import kronecker
+
 Inputs = Float[Tensor, "I I"]
 Outputs = Float[Tensor, "O O"]
 Weights = Float[Tensor, "O I"]
@@ -114,9 +116,12 @@ def eigenvectors(matrix: Symmetric) -> tuple[Float[Tensor, "D"], Symmetric]:
     """Eigenvalues, not below zero, and eigenvectors of a symmetric positive semidefinite matrix.
 
     Raises:
-        NotInvertibleError: The matrix is not finite.
+        NotInvertibleError: The matrix is not finite, or the solver fails in float64 too.
     """
     if not bool(matrix.isfinite().all()):
         raise NotInvertibleError
-    values, vectors = torch.linalg.eigh(matrix)
+    try:
+        values, vectors = kronecker.eigenvectors(matrix)
+    except kronecker.NoEigenvectorsError as error:
+        raise NotInvertibleError from error
     return values.clamp_min_(0.0), vectors
