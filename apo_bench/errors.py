@@ -22,6 +22,13 @@ class DataError(ApoBenchError):
     """A dataset is missing or damaged."""
 
 
+def last_line(error: BaseException) -> str:
+    """An error in one line, for a record; of one whose message is for the user, that message."""
+    lines = str(error).strip().splitlines()
+    line = lines[0] if lines else ""
+    return (line if isinstance(error, ApoBenchError) else f"{type(error).__name__}: {line}")[:500]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a suggestion to append to "unknown ...": the nearest known name, or all of them.
 

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
@@ -18,6 +17,9 @@ T = TypeVar("T")
 
 EVERYONE = "all"
 """What stands for all registered optimizers."""
+
+_MOST_EPOCHS = 1e9
+"""Far beyond any run; the products of larger numbers no longer fit a float."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +51,11 @@ class Selection:
         Raises:
             UsageError: An unknown name or a malformed list.
         """
-        if options.epochs is not None and not (math.isfinite(options.epochs) and options.epochs > 0):
-            raise UsageError(f"--epochs must be a number above 0 (got {options.epochs:g})")
+        if options.epochs is not None:
+            if not options.epochs > 0:
+                raise UsageError(f"--epochs must be a number above 0 (got {options.epochs:g})")
+            if options.epochs > _MOST_EPOCHS:
+                raise UsageError(f"--epochs must be at most {_MOST_EPOCHS:g} (got {options.epochs:g})")
         formats = [str(precision) for precision in Precision]
         return cls(
             suite=known(options.suite, SUITES, "suite"),

@@ -9,7 +9,7 @@ from apo_bench.evidence.intervals import Interval, mean_interval
 from apo_bench.evidence.quantities import is_emulated
 from apo_bench.evidence.step_costs import Probes, StepCost
 from apo_bench.records.cell import Cell
-from apo_bench.records.outcome import Diverged
+from apo_bench.records.outcome import Diverged, Failed
 from apo_bench.records.run import Cost, RunRecord
 from apo_bench.records.spec import RunSpec
 
@@ -39,6 +39,16 @@ class Runs:
         return sum(isinstance(record.outcome, Diverged) for record in self.results)
 
     @cached_property
+    def failed(self) -> int:
+        """In how many the optimizer raised."""
+        return sum(isinstance(record.outcome, Failed) for record in self.records)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether some diverged, or the optimizer raised in some: then a mean of the others would flatter it."""
+        return self.diverged > 0 or self.failed > 0
+
+    @cached_property
     def tests(self) -> dict[int, float]:
         """Test scores by seed."""
         return {record.spec.seed: record.scores.test for record in self.results if record.scores.test is not None}
@@ -49,13 +59,13 @@ class Runs:
         return any(map(is_emulated, self.results))
 
     def minus(self, other: "Runs", comparisons: int) -> Interval | None:
-        """Mean difference of test scores over the seeds that both have; `None` unless there is one and none diverged.
+        """Mean difference of test scores over the seeds that both have; `None` without one, and where either is broken.
 
         Args:
             other: What is subtracted.
             comparisons: How many such intervals are to hold together.
         """
-        if self.diverged or other.diverged:
+        if self.is_broken or other.is_broken:
             return None
         common = sorted(self.tests.keys() & other.tests.keys())
         differences = [self.tests[seed] - other.tests[seed] for seed in common]

@@ -33,16 +33,17 @@ class Row:
         competitor: Name, with the hyperparameters that tell it from other settings of the same optimizer.
         precision: Number formats.
         emulated: Whether 16-bit arithmetic was emulated; its costs then say nothing and are `None`.
-        score: Test score over seeds; `None` when a run diverged or none is finished.
+        score: Test score over seeds; `None` when a run diverged, the optimizer raised in one, or none is finished.
         versus_reference: Paired difference to the reference, simultaneous within the task.
         results: Runs with a result, diverged ones included.
         diverged: Runs that diverged.
-        failed: Runs that failed for other reasons.
+        raised: Runs in which the optimizer raised.
+        failed: Runs without a result, those included.
         skipped_steps: Steps skipped because a scaled gradient overflowed, over all runs.
         planned: Runs that the plan holds, `None` when no plan is known.
         best_validation: Mean of each run's best validation value.
         train_loss: Last point of the training curve (a mean over the steps since the point before), over seeds; `None`
-            when a run diverged or none has a curve.
+            where ``score`` is, and when none has a curve.
         epochs: Budget.
         step_ms: Median over runs of the run's median step, in milliseconds; runs that disagree with the probe left out.
         train_seconds: Median over runs, likewise.
@@ -67,6 +68,7 @@ class Row:
     versus_reference: Interval | None
     results: int
     diverged: int
+    raised: int
     failed: int
     skipped_steps: int
     planned: int | None
@@ -241,7 +243,7 @@ class _Board:
 
         def order(row: Row) -> tuple[bool, bool, float]:
             if row.score is None:
-                return (True, row.diverged > 0, 0.0)
+                return (True, row.diverged > 0 or row.raised > 0, 0.0)
             return (False, False, sign * row.score.mean)
 
         return Section(
@@ -274,13 +276,13 @@ def _references(cells: Iterable[Runs]) -> dict[Conditions, Runs]:
 
 
 def _row(name: str, runs: Runs, versus: Interval | None, costs: Costs, printed: float | None) -> Row:
-    results, diverged = runs.results, runs.diverged
+    results, is_broken = runs.results, runs.is_broken
     reached = [record for record in results if isinstance(record.outcome, Reached)]
     to_target = [steps_to_target(record) for record in reached] if len(reached) == len(results) else []
     target_steps = _median(float(steps) for steps, _ in to_target)
-    scores = [] if diverged else list(runs.tests.values())
-    losses = [] if diverged else [record.curve[-1].train_loss for record in results if record.curve]
-    best = [] if diverged else [record.scores.best_validation for record in results]
+    scores = [] if is_broken else list(runs.tests.values())
+    losses = [] if is_broken else [record.curve[-1].train_loss for record in results if record.curve]
+    best = [] if is_broken else [record.scores.best_validation for record in results]
     return Row(
         competitor=name,
         precision=runs.cell.precision,
@@ -288,7 +290,8 @@ def _row(name: str, runs: Runs, versus: Interval | None, costs: Costs, printed: 
         score=mean_interval(scores) if scores else None,
         versus_reference=versus,
         results=len(results),
-        diverged=diverged,
+        diverged=runs.diverged,
+        raised=runs.failed,
         failed=len(runs.records) - len(results),
         skipped_steps=sum(record.cost.skipped_steps for record in results if record.cost),
         planned=runs.planned,

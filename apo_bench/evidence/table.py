@@ -203,6 +203,7 @@ def flat_rows(board: Leaderboard) -> list[dict[str, Any]]:
             "half_width": row.score.half_width if row.score else None,
             "n": row.results,
             "diverged": row.diverged,
+            "raised": row.raised,
             "epochs": row.epochs,
             "train_loss": row.train_loss.mean if row.train_loss else None,
             "step_ms": row.step_ms,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from apo_bench.errors import ApoBenchError
+from apo_bench.errors import ApoBenchError, last_line
 from apo_bench.records.probe import ProbeSpec, Sample
 from apo_bench.records.run import Environment
 from apo_bench.records.spec import Frozen
@@ -90,7 +90,7 @@ def _work(encoded: bytes, number: int, output: str, answers: Connection) -> None
     """Measure and answer; the target of a probe's process."""
     import torch
 
-    from apo_bench.execution.process import die_with_parent, last_line, open_device, redirect_output
+    from apo_bench.execution.process import die_with_parent, open_device, redirect_output
     from apo_bench.measure.environment import environment
     from apo_bench.plugins import registry
     from apo_bench.training.probe import measure

@@ -40,12 +40,6 @@ def open_device(kind: Device, slot: int) -> "torch.device":
     return device
 
 
-def last_line(error: BaseException) -> str:
-    """An error in one line, for a record."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
-
-
 def redirect_output(path: Path) -> None:
     """Send what this process prints, C code and crash dumps included, to a file of its own."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -12,14 +12,15 @@ import msgspec
 import torch
 import torch._dynamo
 
-from apo_bench.errors import ApoBenchError
+from apo_bench.errors import ApoBenchError, last_line
 from apo_bench.execution.job import Begun, Busy, Finished, Job, Report
-from apo_bench.execution.process import die_with_parent, last_line, open_device, redirect_output
+from apo_bench.execution.process import die_with_parent, open_device, redirect_output
 from apo_bench.measure.environment import build, environment
 from apo_bench.plugins import registry
-from apo_bench.records.outcome import Crashed, OutOfMemory
+from apo_bench.records.outcome import Crashed, Failed, OutOfMemory
 from apo_bench.records.run import SCHEMA, RunRecord, failed, now
 from apo_bench.store.store import Store, Workspace
+from apo_bench.training.blame import RuleFailedError
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.trainer import train
 
@@ -67,6 +68,10 @@ def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
         training = train(run, task, competitor, device, workspace.append, checkpoints)
     except (torch.OutOfMemoryError, MemoryError) as error:
         return failed(intent, OutOfMemory(message=last_line(error)), started_at)
+    except RuleFailedError as error:
+        with contextlib.suppress(OSError):  # its log may be on a full disk
+            traceback.print_exc()
+        return failed(intent, Failed(step=error.step, message=str(error)), started_at)
     except ApoBenchError as error:
         return failed(intent, Crashed(message=str(error)), started_at)
     except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the other runs go on

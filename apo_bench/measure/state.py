@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from apo_bench.problem.held import tensors_in
 from apo_bench.problem.rule import UpdateRule
 
 
@@ -28,7 +29,7 @@ def state_bytes(rule: UpdateRule) -> dict[str, int]:
     Memory that several tensors share counts once, for the first purpose.
     """
     seen: set[int] = set()
-    return {purpose: _storages(tensors, seen) for purpose, tensors in rule.state_tensors().items()}
+    return {purpose: _storages(tensors_in(list(held)), seen) for purpose, held in rule.state_tensors().items()}
 
 
 def bytes_by_purpose(rule: UpdateRule, model: nn.Module) -> dict[str, int]:

@@ -26,8 +26,9 @@ from apo_bench.errors import UsageError
 from apo_bench.optim.combined import optimizers_of_groups
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
+from apo_bench.problem.held import tensors_in
 from apo_bench.problem.problem import Problem
-from apo_bench.problem.rule import StepResult, tensors_in
+from apo_bench.problem.rule import StepResult, TorchRule
 
 _CHECK_AT = 2
 """Step, counted from 0, at which linearity is checked: at the first, buffers that hold the rate still look linear."""
@@ -213,7 +214,7 @@ class APOLR:
     def state_tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """The base optimizer's tensors, and those of the meta-level."""
         return {
-            "optimizer": list(tensors_in(self.optimizer.state)),
+            "optimizer": list(TorchRule(self.problem, self.optimizer).state_tensors()["optimizer"]),
             "meta": [self._psi, *tensors_in(self._meta.state)],
         }
 

@@ -35,8 +35,9 @@ from apo_bench.optim.kronecker import AnyFactors
 from apo_bench.optim.layers import Layer, find_layers, from_matrix, left_alone, to_matrix
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
+from apo_bench.problem.held import tensors_in
 from apo_bench.problem.problem import Problem
-from apo_bench.problem.rule import StepResult, tensors_in
+from apo_bench.problem.rule import StepResult
 
 
 class Structure(StrEnum):

@@ -1,13 +1,14 @@
 """Update rules ready to use."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from apo_bench.data.examples import Batch
+from apo_bench.problem.held import tensors_in
 from apo_bench.problem.problem import Problem
 
 
@@ -165,17 +166,9 @@ class TorchRule:
         self.optimizer.load_state_dict(state)
 
     def state_tensors(self) -> Mapping[str, Iterable[Tensor]]:
-        """All tensors in the optimizer's state."""
-        return {"optimizer": list(tensors_in(self.optimizer.state))}
-
-
-def tensors_in(state: Any) -> Iterator[Tensor]:
-    """All tensors in nested mappings and sequences of state; some optimizers keep lists of factors."""
-    if torch.is_tensor(state):
-        yield state
-    elif isinstance(state, Mapping):
-        for value in state.values():
-            yield from tensors_in(value)
-    elif isinstance(state, list | tuple):
-        for value in state:
-            yield from tensors_in(value)
+        """All tensors that the optimizer holds, in its state and elsewhere, but for the model's."""
+        model = self.problem.model
+        known = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        known |= {id(parameter.grad) for parameter in model.parameters()}
+        held = tensors_in(vars(self.optimizer), without=(self.problem, model))
+        return {"optimizer": [tensor for tensor in held if id(tensor) not in known]}

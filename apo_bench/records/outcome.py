@@ -75,13 +75,21 @@ class Crashed(Frozen, frozen=True, tag="crashed"):
     message: str
 
 
+class Failed(Frozen, frozen=True, tag="failed"):
+    """The optimizer raised: it failed at ``step``, counted from 1, or while it was made (0); ``message`` says how."""
+
+    step: int
+    message: str
+
+
 class Interrupted(Frozen, frozen=True, tag="interrupted"):
     """The user stopped the run."""
 
 
-Outcome = Exhausted | Reached | Diverged | OutOfMemory | Crashed | Interrupted
+Outcome = Exhausted | Reached | Diverged | Failed | OutOfMemory | Crashed | Interrupted
 RESULTS = (Exhausted, Reached, Diverged)
-"""Outcomes that say something about the competitor; the others say something about the machine."""
+"""Outcomes that are final. `Failed` says something about the competitor too, and is tried again: its cause may be a
+library that was missing. The others say something about the machine."""
 
 
 def message_of(outcome: Outcome) -> str | None:
@@ -89,5 +97,8 @@ def message_of(outcome: Outcome) -> str | None:
     match outcome:
         case Diverged() | OutOfMemory() | Crashed():
             return outcome.message
+        case Failed():
+            where = f"at step {outcome.step}" if outcome.step else "when it was made"
+            return f"the optimizer failed {where}: {outcome.message}"
         case Exhausted() | Reached() | Interrupted():
             return None

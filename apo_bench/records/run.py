@@ -17,10 +17,11 @@ from apo_bench.records.events import CurvePoint
 from apo_bench.records.outcome import RESULTS, Outcome
 from apo_bench.records.spec import Frozen, RunSpec, Scale
 
-SCHEMA = 3
-READABLE = (1, 2, 3)
+SCHEMA = 4
+READABLE = (1, 2, 3, 4)
 """Schemas that this version reads. 2 added fields, whose defaults say that an older record does not know them. 3 holds
-what was asked as one value, the intent, and says in it whether a run is reported or tried a setting."""
+what was asked as one value, the intent, and says in it whether a run is reported or tried a setting. 4 tells an
+optimizer that raised from a crash, and names what an optimizer leaves alone."""
 
 
 class Role(StrEnum):
@@ -343,6 +344,8 @@ def decode_record(data: bytes) -> RunRecord:
     if schema == SCHEMA:
         return msgspec.json.decode(data, type=RunRecord)
     fields: dict[str, Any] = msgspec.json.decode(data)
+    if schema == _FIRST_WITH_INTENT:
+        return msgspec.convert(fields | {"schema": SCHEMA}, type=RunRecord)
     try:
         intent = {name: fields.pop(name) for name in ("spec", "suite", "scale", "fingerprint")}
     except KeyError as error:
@@ -384,6 +387,7 @@ def _with_role(intent: Any) -> Any:
 
 
 _TUNING_SEED_BEFORE_ROLES = 100
+_FIRST_WITH_INTENT = 3
 
 
 class _Header(msgspec.Struct):

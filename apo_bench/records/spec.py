@@ -5,6 +5,7 @@ result (up to the code and the data, which the record's fingerprint holds). Noth
 """
 
 import hashlib
+import math
 import re
 from enum import StrEnum
 
@@ -76,6 +77,20 @@ class OptimizerSpec(Frozen, frozen=True, omit_defaults=True):
     hyperparameters: dict[str, Scalar]
     schedule: Schedule = Constant()
 
+    def __post_init__(self) -> None:
+        """Refuse a value that would come back from a record as another one: JSON has no infinity and no NaN.
+
+        Raises:
+            UsageError: There is one.
+        """
+        for name, value in self.hyperparameters.items():
+            if not _comes_back(value):
+                fix = "use a finite number" if isinstance(value, float) else "use a number of 64 bits, or text"
+                raise UsageError(
+                    f"{self.name}.{name} must be a value that a record can hold (got {value!r}, which would come back "
+                    f"as another); {fix}"
+                )
+
     def __hash__(self) -> int:
         """Equal values have equal hashes, in whatever order their hyperparameters stand."""
         return hash((self.name, frozenset(self.hyperparameters.items()), self.schedule))
@@ -110,6 +125,14 @@ class RunSpec(Frozen, frozen=True, omit_defaults=True):
     def title(self) -> str:
         """One readable line, for progress and messages."""
         return f"{self.task} {self.optimizer.name} {self.precision} seed {self.seed}"
+
+
+def _comes_back(value: Scalar) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if type(value) is int:
+        return -(2**63) <= value < 2**63
+    return not isinstance(value, str) or value.isascii() or value.encode(errors="ignore").decode() == value
 
 
 def check_name(name: str, kind: str) -> str:

@@ -79,6 +79,7 @@ def _section_text(section: Section) -> str:
         ("optimizer", lambda row: row.competitor),
         ("precision", lambda row: str(row.precision)),
         ("test", lambda row: _score(row, digits)),
+        *([("paper", lambda row: _number(row.reported, digits.value))] if _has_reported(section) else []),
         ("n", _count),
         (f"vs. {REFERENCE}", lambda row: _difference(row.versus_reference, digits, bold=False)),
         ("ms/step", lambda row: _number(row.step_ms, ".1f")),
@@ -106,6 +107,7 @@ _LEGEND = f"""\
   difference claimed.
 - *training loss* is the last point of the training curve, a mean over the steps since the point before; ± as above.
 - *skipped* counts the steps that loss scaling skipped because a gradient overflowed.
+- A cell in which the optimizer raised shows how many runs failed and no mean; *Runs without a result* has its message.
 - A cell with a diverged run shows how many diverged and no mean. *Diverged runs* names the step at which
   that was seen and, where a second look found it, the first tensor that held a number that is not finite.
 - *emulated*: 16-bit products were computed in float32 from 16-bit values and rounded on output; scores are those of
@@ -219,6 +221,9 @@ def _progress(board: Leaderboard) -> str:
 
 
 def _score(row: Row, digits: "_Digits") -> str:
+    if row.raised:
+        also = f", diverged {row.diverged}" if row.diverged else ""
+        return f"failed {row.raised} of {row.results + row.raised}{also}"
     if row.diverged:
         return f"diverged {row.diverged} of {row.results}"
     return _estimate(row.score, digits)

@@ -20,7 +20,17 @@ from rich.table import Column
 from apo_bench.execution.watcher import Watcher
 from apo_bench.records import events
 from apo_bench.records.events import CurvePoint, Evaluated, Event, Remarked, Started
-from apo_bench.records.outcome import Crashed, Diverged, Exhausted, Interrupted, Outcome, OutOfMemory, Reached
+from apo_bench.records.outcome import (
+    Crashed,
+    Diverged,
+    Exhausted,
+    Failed,
+    Interrupted,
+    Outcome,
+    OutOfMemory,
+    Reached,
+    message_of,
+)
 from apo_bench.records.spec import RunSpec
 from apo_bench.text import duration
 
@@ -119,9 +129,10 @@ class Display(Watcher):
                 return f"validation {point.validation:.4g} after {point.epoch:g} epochs, {point.seconds:.1f} s"
             case Diverged():
                 return f"diverged at step {outcome.step} ({outcome.reason})"
-            case Crashed() | OutOfMemory():
+            case Crashed() | OutOfMemory() | Failed():
                 output = self._output(run)
-                return f"failed: {outcome.message}" + (f"; see {output}" if output else "")
+                message = message_of(outcome)
+                return f"failed: {message}" + (f"; see {output}" if output else "")
             case Interrupted():
                 return "interrupted"
 

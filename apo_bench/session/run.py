@@ -12,7 +12,7 @@ from apo_bench.execution.job import Job
 from apo_bench.execution.local import execute
 from apo_bench.execution.watcher import Watcher
 from apo_bench.planning.plan import Plan, PlannedRun, PlannedSearch
-from apo_bench.records.outcome import Crashed, Outcome, OutOfMemory
+from apo_bench.records.outcome import Crashed, Failed, Outcome, OutOfMemory
 from apo_bench.records.run import Intent
 from apo_bench.records.spec import RunSpec
 from apo_bench.render.leaderboard import leaderboard_text
@@ -67,7 +67,7 @@ class RunSession(Watcher):
 
     def finished(self, run: RunSpec, outcome: Outcome) -> None:
         """Remember where the traceback of a failed run lies."""
-        if isinstance(outcome, Crashed | OutOfMemory) and (output := self.store.output(run)):
+        if isinstance(outcome, Crashed | OutOfMemory | Failed) and (output := self.store.output(run)):
             self._outputs[run.title] = output
 
     def draining(self, runs: int) -> None:  # noqa: ARG002 - a watcher's method

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from apo_bench.problem.held import tensors_in
 from apo_bench.problem.problem import Gradients
-from apo_bench.problem.rule import tensors_in
 from apo_bench.records.outcome import Diverged, NonFinite, Reason
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.loop import Loop

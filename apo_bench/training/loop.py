@@ -16,7 +16,7 @@ import msgspec
 import torch
 
 from apo_bench.data.examples import Examples
-from apo_bench.errors import ApoBenchError, UsageError
+from apo_bench.errors import ApoBenchError, UsageError, last_line
 from apo_bench.measure.card import CardUse
 from apo_bench.measure.flops import ExactCost, exact_cost
 from apo_bench.measure.memory import PeakMemory
@@ -29,6 +29,7 @@ from apo_bench.records.events import CurvePoint, Evaluated, Progress, Remarked, 
 from apo_bench.records.outcome import Diverged, Reason
 from apo_bench.records.run import Cost
 from apo_bench.records.schedules import Constant, learning_rate_factor
+from apo_bench.training.blame import RuleFailedError, is_the_rules_fault
 from apo_bench.training.checkpoint import Checkpoints, NotStorableError
 from apo_bench.training.evaluation import evaluate
 from apo_bench.training.result import Training, left_alone_by, outcome_of, precision_of, scores_of
@@ -156,6 +157,8 @@ class Loop:
         except Exception as error:
             if self._diverged_before(error, first):
                 return False
+            if is_the_rules_fault(error, setup.rule):
+                raise RuleFailedError(state.taken + 1, last_line(error)) from error
             raise
         self.last = result
         self._unseen.append(result)

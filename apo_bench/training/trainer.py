@@ -13,7 +13,7 @@ from torch import nn
 
 from apo_bench.data.batches import BatchStream
 from apo_bench.data.examples import Batch, Examples, Splits
-from apo_bench.errors import UsageError
+from apo_bench.errors import ApoBenchError, UsageError, last_line
 from apo_bench.measure.clock import Clock
 from apo_bench.measure.kinds import prepare_kind, step_kinds
 from apo_bench.measure.memory import resident_bytes
@@ -23,12 +23,14 @@ from apo_bench.plugins.task import Task
 from apo_bench.problem import seeds
 from apo_bench.problem.precision import PrecisionPolicy
 from apo_bench.problem.problem import Problem
+from apo_bench.problem.rule import UpdateRule
 from apo_bench.problem.seeds import Purpose
 from apo_bench.records.events import Event
 from apo_bench.records.outcome import Diverged
 from apo_bench.records.run import PrecisionBackend, TaskFacts
 from apo_bench.records.spec import RunSpec
 from apo_bench.training import autopsy
+from apo_bench.training.blame import OF_THE_MACHINE, RuleFailedError
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.loop import Loop
 from apo_bench.training.result import Training
@@ -143,7 +145,7 @@ def prepare(
     if device.type == "cuda":
         rehearse(seen, competitor, hyperparameters, splits.train.slice(0, task.batch_size))
     clock.ledger.reset()
-    rule = competitor.build(seen, hyperparameters)
+    rule = _built(competitor, seen, hyperparameters)
     seeds.seed_everything(seeds.derive(run.seed, run.task, Purpose.NETWORK))
     setup = Setup(
         spec=run,
@@ -160,6 +162,20 @@ def prepare(
         observe=observe,
     )
     return Loop(setup)
+
+
+def _built(competitor: Competitor[Any], problem: Problem, hyperparameters: Any) -> UpdateRule:
+    """Make the rule.
+
+    Raises:
+        RuleFailedError: Its own code raised.
+    """
+    try:
+        return competitor.build(problem, hyperparameters)
+    except (ApoBenchError, *OF_THE_MACHINE):
+        raise
+    except Exception as error:
+        raise RuleFailedError(0, last_line(error)) from error
 
 
 def _facts(task: Task, model: nn.Module, splits: Splits, batches: BatchStream) -> TaskFacts:

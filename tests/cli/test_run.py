@@ -70,7 +70,7 @@ def test_a_plugin_that_fails_to_import_is_one_line_and_hurts_no_other(tiny_shell
 @pytest.mark.parametrize(
     ("body", "kind", "message"),
     [
-        (["raise ValueError('no such luck')"], "crashed", "ValueError: no such luck"),
+        (["raise ValueError('no such luck')"], "failed", "ValueError: no such luck"),
         (["os.kill(os.getpid(), signal.SIGSEGV)"], "crashed", "the run's process was killed by SIGSEGV"),
         (["os._exit(3)"], "crashed", "the run's process ended with exit status 3"),
         (["raise torch.OutOfMemoryError('CUDA out of memory')"], "out-of-memory", "CUDA out of memory"),
@@ -86,6 +86,10 @@ def test_a_run_that_dies_gets_a_typed_outcome_and_the_rest_goes_on(
     assert outcomes["plug"]["type"] == kind
     assert message in outcomes["plug"]["message"]
     assert outcomes["sgd"]["type"] == "exhausted"
+    named = done.stderr.partition("; see ")[2].partition(";")[0]
+    assert (tiny_shell.folder / named).is_file()
+    if kind == "failed":
+        assert "Traceback (most recent call last)" in (tiny_shell.folder / named).read_text(encoding="utf-8")
     assert "1 of 2 runs have a result; 1 failed." in done.stdout
     assert "the same command tries them again" in done.stderr
     assert (

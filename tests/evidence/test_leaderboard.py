@@ -10,7 +10,7 @@ from apo_bench.evidence.intervals import mean_interval
 from apo_bench.evidence.leaderboard import leaderboard, planned_leaderboard
 from apo_bench.evidence.table import run_table
 from apo_bench.records.events import CurvePoint
-from apo_bench.records.outcome import Crashed, Diverged, Reason
+from apo_bench.records.outcome import Crashed, Diverged, Failed, Reason
 from apo_bench.records.run import (
     Direction,
     PrecisionBackend,
@@ -50,6 +50,25 @@ def test_a_cell_with_a_diverged_run_has_no_mean_and_ranks_last() -> None:
     last = board.sections[0].rows[-1]
     assert (last.competitor, last.score, last.versus_reference) == ("adam", None, None)
     assert "diverged 1 of 2" in leaderboard_markdown(board)
+
+
+def test_a_cell_whose_optimizer_raised_has_no_mean_and_ranks_last() -> None:
+    """Its other seeds are the easy ones."""
+    records = [record("adam", 0, 99.0), record("adam", 1, None, outcome=Failed(step=3, message="ValueError: singular"))]
+    records += [record("sgdm", 0, 10.0), record("sgdm", 1, 10.0)]
+    board = leaderboard("s", Scale.LOCAL, records)
+    last = board.sections[0].rows[-1]
+    assert (last.competitor, last.score, last.versus_reference, last.best_validation) == ("adam", None, None, None)
+    page = leaderboard_markdown(board)
+    assert "failed 1 of 2" in page
+    assert "the optimizer failed at step 3: ValueError: singular" in page
+    assert "failed 1 of 2" in leaderboard_text(board)
+
+
+def test_a_reference_that_raised_is_compared_with_nobody() -> None:
+    records = [record("sgdm", 0, 10.0), record("sgdm", 1, None, outcome=Failed(step=3, message="boom"))]
+    records += [record("adam", 0, 99.0), record("adam", 1, 98.0)]
+    assert all(row.versus_reference is None for row in leaderboard("s", Scale.LOCAL, records).sections[0].rows)
 
 
 def test_a_crash_is_no_result_and_no_loss() -> None:

@@ -1,8 +1,11 @@
 """Bytes held: every registered optimizer's equal a hand count, and what is shared counts once."""
 
+import functools
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from support.optimizers import ALL, built, law_batch, law_problem
 from torch import nn
 
 from apo_bench.measure.state import bytes_by_purpose, model_bytes, state_bytes
+from apo_bench.problem.rule import TorchRule
 from apo_bench.records.spec import Precision
 
 
@@ -177,3 +181,70 @@ def test_a_purpose_with_a_name_of_the_models_is_not_lost() -> None:
     held = bytes_by_purpose(rule, model)
     assert list(held) == ["parameters", "gradients", "buffers", "own"]
     assert held == model_bytes(model) | {"buffers": 40 + 40, "own": 4}
+
+
+class _Slotted:
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: object) -> None:
+        self.inner = inner
+
+
+def _hiding_places(tensor: torch.Tensor) -> dict[str, Any]:
+    return {
+        "a list in a mapping": {"a": [{"b": tensor}]},
+        "an object": SimpleNamespace(inner=SimpleNamespace(factor=tensor)),
+        "a slot": _Slotted([tensor]),
+        "a deque": deque([tensor], maxlen=3),
+        "a set": {tensor},
+        "a module": nn.ParameterList([nn.Parameter(tensor)]),
+        "a partial function": functools.partial(torch.mul, tensor),
+        "a closure": lambda: tensor,
+        "an array": tensor.numpy(),
+        "itself": _circle(tensor),
+    }
+
+
+def _circle(tensor: torch.Tensor) -> list[Any]:
+    circle: list[Any] = [tensor]
+    circle.append(circle)
+    return circle
+
+
+@pytest.mark.parametrize("place", list(_hiding_places(torch.ones(1))))
+@pytest.mark.parametrize("where", ["state", "attribute", "group"])
+def test_state_is_counted_wherever_it_lies(place: str, where: str) -> None:
+    problem = law_problem(_mlp())
+    optimizer = torch.optim.SGD(problem.parameters, lr=0.1)
+    hidden = _hiding_places(torch.ones(100))[place]
+    if where == "state":
+        optimizer.state[problem.parameters[0]]["hidden"] = hidden
+    elif where == "attribute":
+        optimizer.hidden = hidden  # type: ignore[attr-defined] # an optimizer may keep anything
+    else:
+        optimizer.param_groups[0]["hidden"] = hidden
+    assert state_bytes(TorchRule(problem, optimizer)) == {"optimizer": 400}
+
+
+def test_what_is_the_models_is_not_the_optimizers() -> None:
+    network = _convolutional()
+    problem = law_problem(network)
+    optimizer: Any = torch.optim.SGD(problem.parameters, lr=0.1)
+    optimizer.model, optimizer.problem, optimizer.views = network, problem, list(network.buffers())
+    rule = TorchRule(problem, optimizer)
+    rule.step(law_batch(0))
+    for parameter in problem.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    assert state_bytes(rule) == {"optimizer": 0}
+
+
+def test_factors_in_objects_of_a_library_are_counted() -> None:
+    """By hand: a statistic and a root for each dimension of each matrix, beside what lies open in the state."""
+    pytorch_optimizer = pytest.importorskip("pytorch_optimizer")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 64), nn.ReLU(), nn.Linear(64, 10))
+    problem = law_problem(network)
+    rule = TorchRule(problem, pytorch_optimizer.ScalableShampoo(problem.parameters, lr=0.01))
+    rule.step(law_batch(0))
+    momentum = 2 * 4 * sum(parameter.numel() for parameter in problem.parameters)  # one of them in a graft object
+    factors = 2 * 4 * (36**2 + 64**2 + 64**2 + 10**2)
+    assert state_bytes(rule) == {"optimizer": momentum + factors}
