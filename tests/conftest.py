@@ -14,6 +14,7 @@ from support.shell import TINY_TASK, Shell
 SHAPED = (
     "apo_bench.optim.kronecker",
     "apo_bench.optim.layers",
+    "apo_bench.problem.draws",
     "apo_bench.problem.objectives",
     "baselines.kfac.damping",
     "baselines.kfac.factors",

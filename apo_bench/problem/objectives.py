@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from apo_bench.data.examples import Batch
+from apo_bench.problem import draws
 
 Outputs = Float[Tensor, "B *rest"]
 Logits = Float[Tensor, "B C"]
@@ -40,7 +41,11 @@ class Objective(Protocol):
         ...
 
     def sample_targets(self, outputs: Outputs, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Targets drawn from the model's own predictive distribution on ``batch`` (for the true Fisher)."""
+        """Targets drawn from the model's own predictive distribution on ``batch`` (for the true Fisher).
+
+        Outputs that are not finite give some valid target and raise nothing: their loss tells the divergence. With
+        `apo_bench.problem.draws` it is so; `torch.multinomial` would end the process's use of a card.
+        """
         ...
 
     def normalizer(self, batch: Batch) -> int:
@@ -75,8 +80,7 @@ class CrossEntropy:
 
     def sample_targets(self, outputs: Logits, batch: Batch, generator: torch.Generator) -> Integer[Tensor, "B"]:  # noqa: ARG002 - every example counts
         """One label an example, drawn from the softmax; ``generator`` lives on the outputs' device."""
-        probabilities = wide(outputs.detach()).softmax(dim=-1)
-        return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+        return draws.categorical(wide(outputs.detach()).softmax(dim=-1), generator)
 
     def normalizer(self, batch: Batch) -> int:
         """Examples."""
@@ -142,7 +146,9 @@ class TokenCrossEntropy:
         place_M = self._tokens(batch)
         logits_MV = wide(outputs.detach().flatten(0, -2).index_select(0, place_M))
         logits_MV[:, self.padding] = -torch.inf
-        drawn_M = torch.multinomial(logits_MV.softmax(dim=-1), 1, generator=generator).squeeze(1)
+        p_MV = logits_MV.softmax(dim=-1)
+        p_MV[:, self.padding] = 0.0  # also where a logit is NaN, and with it every probability
+        drawn_M = draws.categorical(p_MV, generator)
         targets = batch.targets.flatten().index_copy(0, place_M, drawn_M.to(batch.targets.dtype))
         return targets.view_as(batch.targets)
 
@@ -240,7 +246,7 @@ class BernoulliCrossEntropy:
 
     def sample_targets(self, outputs: Outputs, batch: Batch, generator: torch.Generator) -> Outputs:  # noqa: ARG002 - every example counts
         """0 or 1 for each output, in floating point; ``generator`` lives on the outputs' device."""
-        return torch.bernoulli(torch.sigmoid(wide(outputs.detach())), generator=generator)
+        return draws.bernoulli(torch.sigmoid(wide(outputs.detach())), generator)
 
     def normalizer(self, batch: Batch) -> int:
         """Examples."""
