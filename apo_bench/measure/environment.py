@@ -38,7 +38,7 @@ _SWITCHES = (
     "utils.deterministic.fill_uninitialized_memory",
 )
 """Attributes of torch. ``allow_tf32`` and `torch.get_float32_matmul_precision` are not among them: they are the older
-names of the ``fp32_precision`` switches, and torch raises when the older are read after the newer were set."""
+names of the ``fp32_precision`` switches, and torch raises when the older are read after the newer alone were set."""
 _QUESTIONS = (
     "is_deterministic_algorithms_warn_only_enabled",
     "get_default_dtype",

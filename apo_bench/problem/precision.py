@@ -20,6 +20,7 @@ layers are float32.
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -175,8 +176,16 @@ class PrecisionPolicy:
         return contextlib.nullcontext()
 
     def apply_flags(self) -> None:
-        """Set this process's TF32 switches; a run's process calls it once, before any product."""
+        """Set this process's TF32 switches; a run's process calls it once, before any product.
+
+        Each has two names. Where they disagree torch raises when the older is read, as `torch.backends.cudnn.flags`
+        and `torch.compile` do: the older are set first, since setting them changes the newer.
+        """
         chosen = "tf32" if self._format.tf32 else "ieee"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that they are the older
+            torch.set_float32_matmul_precision("high" if self._format.tf32 else "highest")  # also of a CPU's oneDNN
+            torch.backends.cudnn.allow_tf32 = self._format.tf32
         torch.backends.cuda.matmul.fp32_precision = chosen
         # both of cuDNN: where they differ, torch refuses to read the older name that covers both
         torch.backends.cudnn.conv.fp32_precision = chosen  # type: ignore[attr-defined]
