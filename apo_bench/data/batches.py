@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from apo_bench.data.examples import Batch, Examples
+from apo_bench.data.transfer import pinned, send
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """From images ``(batch, channel, height, width)`` and a CPU generator to images of the same shape."""
@@ -66,12 +67,13 @@ class BatchStream:
         self._order.set_state(state["order"])
         self._augmentation_source.set_state(state["augmentation"])
         self._position = state["position"]
-        self._permutation = state["permutation"]
+        self._permutation = pinned(state["permutation"], self._examples.targets.device)
 
     def draw(self) -> Batch:
         """Return the next batch."""
         if self._position == self.batches_per_pass:
-            self._permutation = self._arranged(torch.randperm(len(self._examples), generator=self._order))
+            arranged = self._arranged(torch.randperm(len(self._examples), generator=self._order))
+            self._permutation = pinned(arranged, self._examples.targets.device)
             self._position = 0
         start = self._position * self._batch_size
         self._position += 1
@@ -106,8 +108,8 @@ def crop_and_flip(padding: int) -> Augmentation:
     def augment(images_BCHW: Tensor, source: torch.Generator) -> Tensor:
         batch, _, height, width = images_BCHW.shape
         device = images_BCHW.device
-        draws = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=source).to(device)
-        flip_B1 = torch.randint(0, 2, (batch, 1), generator=source).to(device, torch.bool)
+        draws = send(torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=source), device)
+        flip_B1 = send(torch.randint(0, 2, (batch, 1), generator=source), device).to(torch.bool)
         rows_BH = draws[0] + torch.arange(height, device=device)
         across_W = torch.arange(width, device=device)
         columns_BW = draws[1] + torch.where(flip_B1, across_W.flip(0), across_W)

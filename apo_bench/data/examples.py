@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from apo_bench.data.transfer import send
+
 
 class Batch(NamedTuple):
     """Some examples.
@@ -58,7 +60,7 @@ class Examples:
 
     def take(self, index_B: Tensor) -> Batch:
         """Return the examples at ``index_B``, a vector of positions on the CPU."""
-        there = index_B.to(self.targets.device)
+        there = send(index_B, self.targets.device)
         cut = self._cut(None if self.lengths_NP is None else self.lengths_NP[index_B])
         parts = [part.index_select(0, there) for part in cut]
         return Batch(tuple(parts[:-1]), parts[-1])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from apo_bench.data.examples import Examples
+from apo_bench.data.transfer import send
 from apo_bench.models.decoding import beam_search
 from apo_bench.records.run import Direction
 
@@ -76,7 +77,7 @@ class Bleu:
         found: list[list[int]] = [[] for _ in range(len(examples))]
         for index in torch.split(lengths_N.argsort(stable=True), _BATCH):
             (source_BS, *_), _ = examples.take(index)
-            longest_B = (lengths_N[index] * 3 // 2 + _MORE).to(source_BS.device)
+            longest_B = send(lengths_N[index] * 3 // 2 + _MORE, source_BS.device)
             with problem.precision.forward():
                 rows = beam_search(
                     problem.model,  # type: ignore[arg-type] # a translation task's model is a Decoder
