@@ -2,13 +2,15 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
+Loaded = TypeVar("Loaded")
 
 
 class PeakMemory:
@@ -60,6 +62,24 @@ class PeakMemory:
         if self._device.type != "cuda":
             return None
         return max(self._highest_reserved, torch.cuda.max_memory_reserved(self._device))
+
+
+def loaded_above_baseline(load: Callable[[], Loaded], device: torch.device) -> tuple[Loaded, int | None]:
+    """Load the data, and tell what part of the peak of memory is none of the training's.
+
+    On a CPU the resident set before the data: the interpreter and torch. On CUDA, whose allocator knows of neither,
+    what it has given out once the data are on the device. Elsewhere unknown.
+
+    Args:
+        load: Brings the data to the device.
+        device: Where.
+
+    Returns:
+        What ``load`` returned, and the baseline in bytes.
+    """
+    before = resident_bytes() if device.type == "cpu" else None
+    loaded = load()
+    return loaded, torch.cuda.memory_allocated(device) if device.type == "cuda" else before
 
 
 def resident_bytes() -> int | None:

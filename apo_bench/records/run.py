@@ -72,7 +72,9 @@ class Cost(Frozen, frozen=True):
         step_ms: Median over blocks of steps of the mean time of a step, in milliseconds.
         peak_memory_bytes: Of training, evaluations and checkpoints aside: the allocator's peak on CUDA, the peak
             resident set of the run's process on a CPU.
-        baseline_memory_bytes: On a CPU, the resident set before data and network were made: the interpreter and torch.
+        baseline_memory_bytes: What of the peak is none of the training's. On a CPU, the resident set before data and
+            network were made: the interpreter and torch. On CUDA, what the allocator had given out before the network
+            was made: the data.
         peak_reserved_bytes: On CUDA, the most that the allocator had reserved.
         process_memory_bytes: On CUDA, what the driver says the process holds, its context included.
         state_bytes: Bytes held by the optimizer beside parameters and gradients.

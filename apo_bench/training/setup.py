@@ -29,7 +29,8 @@ class Setup:
         facts: What the record says of the task.
         precision: What the record says of the precision, but for the rule's state.
         clock: Training time, its phases, and what is off the clock.
-        baseline: Resident bytes before data and network were made, on a CPU.
+        baseline: Bytes of the peak of memory that are none of the training's: on a CPU those resident before the data
+            were loaded, on CUDA those allocated afterwards.
         observe: Called with each event, off the clock.
     """
 

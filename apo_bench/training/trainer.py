@@ -16,7 +16,7 @@ from apo_bench.data.examples import Batch, Examples, Splits
 from apo_bench.errors import ApoBenchError, UsageError, last_line
 from apo_bench.measure.clock import Clock
 from apo_bench.measure.kinds import prepare_kind, step_kinds
-from apo_bench.measure.memory import resident_bytes
+from apo_bench.measure.memory import loaded_above_baseline
 from apo_bench.plugins.metrics import CorpusMetric
 from apo_bench.plugins.optimizer import Competitor
 from apo_bench.plugins.task import Task
@@ -125,8 +125,7 @@ def prepare(
         UsageError: The device has no such precision, or the optimizer cannot follow the schedule.
         DataError: The dataset is missing or damaged.
     """
-    baseline = resident_bytes() if device.type == "cpu" else None
-    splits = splits or task.dataset.load().to(device)
+    data, baseline = loaded_above_baseline(lambda: splits or task.dataset.load().to(device), device)
     policy = PrecisionPolicy(run.precision, device)
     if run.compile and policy.backend is PrecisionBackend.EMULATED:
         raise UsageError(f"torch.compile cannot see emulated {run.precision}; leave out --compile, or use fp32 here")
@@ -135,15 +134,15 @@ def prepare(
     if task.channels_last:
         model = model.to(memory_format=torch.channels_last)
     precision = policy.prepare(model)
-    batches = training_batches(task, run, splits.train)
-    additional = training_batches(task, run, splits.train, additional=True)
+    batches = training_batches(task, run, data.train)
+    additional = training_batches(task, run, data.train, additional=True)
     own = seeds.derive(run.seed, run.task, Purpose.UPDATE_RULE)
     clock = Clock(device)
     seen = problem(model, task.objective, policy, additional.draw, compile=run.compile, seed=own, ledger=clock.ledger)
-    _warm_up(seen, splits.train.slice(0, task.batch_size))
+    _warm_up(seen, data.train.slice(0, task.batch_size))
     hyperparameters = competitor.hyperparameters(**run.optimizer.hyperparameters)
     if device.type == "cuda":
-        rehearse(seen, competitor, hyperparameters, splits.train.slice(0, task.batch_size))
+        rehearse(seen, competitor, hyperparameters, data.train.slice(0, task.batch_size))
     clock.ledger.reset()
     rule = _built(competitor, seen, hyperparameters)
     seeds.seed_everything(seeds.derive(run.seed, run.task, Purpose.NETWORK))
@@ -154,8 +153,8 @@ def prepare(
         rule=rule,
         batches=batches,
         additional=additional,
-        splits=splits,
-        facts=_facts(task, model, splits, batches),
+        splits=data,
+        facts=_facts(task, model, data, batches),
         precision=precision,
         clock=clock,
         baseline=baseline,

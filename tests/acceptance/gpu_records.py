@@ -106,6 +106,8 @@ def run_checks(made: "Mapping[str, RunRecord | None]", *, device: str, device_na
             emulated,
         )
     every("peak memory is known", _wrong_memory if cuda else _wrong_memory_of_a_cpu)
+    if cuda:
+        every("the data are told from the peak of memory", _wrong_baseline)
     every("optimizers hold state", lambda run: None if run.cost and run.cost.state_bytes else "none")
     every("a step's FLOPs are counted", lambda run: None if run.cost and run.cost.flops_per_step else "not counted")
     every("phases are there, and within the training clock", _wrong_phases)
@@ -127,6 +129,12 @@ def _seconds(run: "RunRecord") -> float:
 def _wrong_memory(run: "RunRecord") -> Any:
     peak, reserved = (run.cost.peak_memory_bytes, run.cost.peak_reserved_bytes) if run.cost else (None, None)
     return None if peak and reserved and reserved >= peak else {"peak": peak, "reserved": reserved}
+
+
+def _wrong_baseline(run: "RunRecord") -> Any:
+    """The data lie on the card, and more than they: the network at least."""
+    peak, baseline = (run.cost.peak_memory_bytes, run.cost.baseline_memory_bytes) if run.cost else (None, None)
+    return None if not peak or (baseline and baseline < peak) else {"peak": peak, "baseline": baseline}
 
 
 def _wrong_memory_of_a_cpu(run: "RunRecord") -> Any:

@@ -1,15 +1,21 @@
 """What only a CUDA device can show: `pytest -m gpu`."""
 
+import gc
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pynvml
 import pytest
 import torch
+from support.devices import card_of_a_run
 from support.runs import TASK, numbers_of, run_spec
+from torch import Tensor
 
+from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
 from apo_bench.measure.card import CardUse
 from apo_bench.measure.clock import Clock
@@ -17,6 +23,8 @@ from apo_bench.measure.environment import environment
 from apo_bench.measure.memory import PeakMemory
 from apo_bench.measure.nvml import NvmlCard, open_card
 from apo_bench.plugins.registry import optimizers
+from apo_bench.problem.objectives import BernoulliCrossEntropy, CrossEntropy, Objective, TokenCrossEntropy
+from apo_bench.records.outcome import Diverged
 from apo_bench.records.run import PrecisionBackend
 from apo_bench.records.spec import Precision
 from apo_bench.training.checkpoint import Checkpoints
@@ -24,15 +32,31 @@ from apo_bench.training.trainer import initial_model, prepare, train
 
 pytestmark = [
     pytest.mark.gpu,
+    # a run warns too, and goes on: its numbers must repeat themselves all the same
+    pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation:UserWarning"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
 ]
 CUDA = torch.device("cuda", 0)
+TOO_FAST: list[tuple[str, dict[str, Any]]] = [
+    ("sgdm", {"lr": 1e30}),
+    ("kfac", {"lr": 1e30, "kl_clip": 0.0, "factor_interval": 1}),
+    ("apo-p", {"lr": 1e30}),
+]
+"""Competitors whose second step sees logits that are not finite."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _as_a_run() -> Iterator[None]:
+    """Before any test starts cuBLAS, which reads its setting then."""
+    with card_of_a_run():
+        yield
 
 
 @pytest.mark.parametrize("precision", list(Precision))
 @pytest.mark.parametrize("optimizer", optimizers().names())
 def test_every_cell_trains_natively_and_repeats_itself(optimizer: str, precision: Precision) -> None:
     competitor = optimizers()[optimizer].load()
+    gc.collect()  # what earlier tests left on the card would be below the baseline, and not below the peak
     try:
         first, second = (train(run_spec(optimizer, precision=precision), TASK, competitor, CUDA) for _ in range(2))
     except UsageError as error:
@@ -43,8 +67,65 @@ def test_every_cell_trains_natively_and_repeats_itself(optimizer: str, precision
     assert first.cost.peak_memory_bytes
     assert first.cost.peak_reserved_bytes
     assert first.cost.peak_reserved_bytes >= first.cost.peak_memory_bytes
-    assert first.cost.baseline_memory_bytes is None
+    assert first.cost.baseline_memory_bytes is not None
+    splits = TASK.dataset.load()
+    data = sum(part.nbytes for split in (splits.train, splits.validation) for part in (*split.inputs, split.targets))
+    assert data <= first.cost.baseline_memory_bytes < first.cost.peak_memory_bytes
     assert first.cost.step_ms
+
+
+def test_a_product_repeats_itself_as_in_a_run() -> None:
+    """The fixture is what makes it so; without it the tests above demand what nobody promises."""
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in {":4096:8", ":16:8"}
+    assert not torch.backends.cudnn.benchmark
+    index = torch.randint(0, 8, (2**20,), device=CUDA)
+    values = torch.randn(2**20, device=CUDA)
+    first, second = (torch.zeros(8, device=CUDA).index_add_(0, index, values) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("objective", "outputs", "targets"),
+    [
+        (CrossEntropy(), (4, 5), torch.ones(4, dtype=torch.int64)),
+        (TokenCrossEntropy(), (4, 3, 5), torch.ones(4, 3, dtype=torch.int64)),
+        (BernoulliCrossEntropy(), (4, 5), torch.ones(4, 5)),
+    ],
+)
+def test_targets_drawn_from_nan_leave_the_device_usable(
+    objective: Objective, outputs: tuple[int, ...], targets: Tensor
+) -> None:
+    nan, batch = torch.full(outputs, torch.nan, device=CUDA), Batch((), targets.to(CUDA))
+    drawn = objective.sample_targets(nan, batch, torch.Generator(CUDA).manual_seed(0))
+    torch.cuda.synchronize(CUDA)
+    assert 0 <= int(drawn.min()) <= int(drawn.max()) < 5
+
+
+@pytest.mark.parametrize(("optimizer", "overrides"), TOO_FAST)
+def test_a_divergence_is_an_outcome_and_the_next_run_is_fine(optimizer: str, overrides: dict[str, Any]) -> None:
+    competitor = optimizers()[optimizer].load()
+    diverged = train(run_spec(optimizer, **overrides), TASK, competitor, CUDA)
+    assert isinstance(diverged.outcome, Diverged)
+    assert train(run_spec(optimizer), TASK, competitor, CUDA).curve
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
+def test_drawing_a_batch_does_not_wait_for_the_device() -> None:
+    """Over some passes, with augmentation: torch raises where it would synchronize."""
+    batches = prepare(run_spec(), TASK, optimizers()["sgdm"].load(), CUDA).setup.batches
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3 * batches.batches_per_pass):
+            batches.draw()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.TF32])
+def test_the_older_names_of_the_tf32_switches_can_be_read(precision: Precision) -> None:
+    prepare(run_spec(precision=precision), TASK, optimizers()["sgdm"].load(), CUDA)
+    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is (precision is Precision.TF32)
 
 
 def test_weights_and_batches_are_those_of_a_cpu() -> None:
