@@ -91,7 +91,7 @@ def command(name: str, setting: Setting) -> list[str]:
         case "doctor":
             return [*bench, "doctor", "--store", str(setting.store)]
         case "tests":
-            return [sys.executable, "-m", "pytest", "-m", "gpu", "tests/acceptance"]
+            return [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "tests/acceptance"]
         case "run":
             return [*bench, "run", *suite, *tasks, "--precisions", ",".join(PRECISIONS), *where, "--yes"]
         case "probe":
@@ -201,7 +201,8 @@ def tests_check(last_lines: Sequence[str], *, cpu: bool) -> Check:
 
 def _environment(setting: Setting) -> dict[str, str]:
     """Environment of the parts: with the code of this checkout, and without a card where none is meant."""
-    kept = {key: value for key, value in os.environ.items() if key not in {"APO_BENCH_STORE", "PYTEST_ADDOPTS"}}
+    given = os.environ.items()
+    kept = {key: value for key, value in given if key != "APO_BENCH_STORE" and not key.startswith("PYTEST_")}
     paths = [str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]
     kept |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "COLUMNS": "120"}
     return kept | ({"CUDA_VISIBLE_DEVICES": ""} if setting.cpu else {})

@@ -228,24 +228,6 @@ def test_pytests_summary_is_judged(summary: str, passed: bool, cpu: bool) -> Non
     assert acceptance.tests_check(["3 passed", summary, "a warning at exit"], cpu=cpu).passed is passed
 
 
-def test_the_tests_of_a_card_need_no_more_than_pytest_and_pytest_timeout(setting: Any) -> None:
-    """All are collected, and skipped without a card, where the other tools of the group `test` are absent."""
-    absent = "import sys, pytest; sys.modules |= dict.fromkeys(['beartype', 'curvlinops']); sys.exit(pytest.main())"
-    _, _, _, *arguments = acceptance.command("tests", setting)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    done = subprocess.run(
-        [sys.executable, "-c", absent, *arguments, "-p", "no:cacheprovider"],
-        cwd=acceptance.ROOT,
-        env=environment | {"CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    check = acceptance.tests_check(done.stdout.splitlines(), cpu=True)
-    assert check.passed, check.value
-
-
 def test_findings_decide_even_where_the_exit_status_is_0() -> None:
     part = acceptance.Part("card", checks=[acceptance.Check("it hums", passed=False, value=7)], exit_status=0)
     acceptance.judge(part, over=False)
@@ -263,37 +245,3 @@ def test_folders_of_the_machine_stay_out(setting: Any) -> None:
     assert acceptance.without_folders(text, setting) == (
         "python CHECKOUT/tests/acceptance/gpu.py --output OUTPUT/store ~/.cache/apo-bench"
     )
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_script_passes_on_a_cpu_without_wandb(tmp_path: Path) -> None:
-    """An interpreter whose `wandb` cannot be imported, in every process, stands for an installation without it."""
-    stub = tmp_path / "stub"
-    stub.mkdir()
-    (stub / "sitecustomize.py").write_text("import sys\nsys.modules['wandb'] = None\n", encoding="utf-8")
-    output = tmp_path / "output"
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("APO_BENCH")}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--cpu", "--output", str(output), "--seconds", "800"],
-        env=kept | {"PYTHONPATH": str(stub)},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    text = (output / "acceptance.json").read_text(encoding="utf-8")
-    assert str(tmp_path) not in text
-    document = json.loads(text)
-    assert document["verdict"] == "passed"
-    assert document["environment"]["torch"]
-    parts = {part["name"]: part for part in document["parts"]}
-    assert list(parts) == list(PARTS)
-    assert any(line.startswith("absent   wandb") for line in parts["doctor"]["last_lines"])
-    assert parts["tests"]["reason"] == "all tests of a card are skipped, as expected without one"
-    assert len(parts["records"]["values"]["runs"]) == 8
-    assert {run["backend"] for run in parts["records"]["values"]["runs"]} == {"native", "emulated"}
-    (probe,) = parts["records"]["values"]["probes"]
-    assert set(probe["competitors"]) == set(acceptance.OPTIMIZERS)
-    assert parts["card"]["values"]["busy"]["energy_joules"] is None
