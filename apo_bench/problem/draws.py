@@ -21,7 +21,7 @@ def categorical(p_BC: Float[Tensor, "B C"], generator: torch.Generator) -> Integ
         generator: On the device of ``p_BC``.
     """
     q_BC = torch.empty_like(p_BC).exponential_(generator=generator)
-    return (p_BC / q_BC).argmax(dim=-1)
+    return torch.div(p_BC, q_BC, out=q_BC).argmax(dim=-1)
 
 
 def bernoulli(p: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape"]:
@@ -31,5 +31,4 @@ def bernoulli(p: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[T
         p: Probabilities.
         generator: On the device of ``p``.
     """
-    uniform = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
-    return (uniform < p).to(p.dtype)
+    return torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device).lt_(p)
