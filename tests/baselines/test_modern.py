@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from support.devices import policy_for
 from torch import Tensor, nn
 
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
 from apo_bench.models.lenet import lenet
 from apo_bench.problem.objectives import CrossEntropy
-from apo_bench.problem.precision import PrecisionPolicy
 from apo_bench.problem.problem import Problem
-from apo_bench.records.spec import Precision
 from baselines import modern
 
 
@@ -24,7 +23,7 @@ def _batch(seed: int) -> Batch:
 
 
 def _problem(model: nn.Module) -> Problem:
-    policy = PrecisionPolicy(Precision.FP32, torch.device("cpu"))
+    policy = policy_for(model)
     return Problem(model, CrossEntropy(), policy, lambda: _batch(99))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.devices import CPU
+from support.devices import policy_for
 from support.problems import WEIGHTS, problem_of, some_batch, some_network
 from torch import Tensor, nn
 
@@ -18,7 +18,6 @@ from apo_bench.optim.combined import Combined
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
 from apo_bench.problem.objectives import CrossEntropy, SquaredError
-from apo_bench.problem.precision import PrecisionPolicy
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import TorchRule
 from apo_bench.records.spec import Precision
@@ -119,7 +118,7 @@ def test_t1d_the_best_learning_rate_on_an_exact_quadratic() -> None:
         for batch in batches:
             torch.manual_seed(0)
             model = nn.Linear(5, 2, bias=False).double()
-            problem = Problem(model, SquaredError(), PrecisionPolicy(Precision.FP32, CPU), lambda: batches[0])
+            problem = Problem(model, SquaredError(), policy_for(model), lambda: batches[0])
             gradient = torch.autograd.grad(problem.loss(problem.outputs(batch), batch), model.weight)[0]
             squares += float(gradient.square().sum())
             curvatures += float((gradient @ matrix * gradient).sum())
@@ -148,7 +147,7 @@ def test_meta_descent_finds_that_rate() -> None:
         torch.manual_seed(0)
         model = nn.Linear(5, 2, bias=False).double()
         start = model.weight.detach().clone()
-        problem = Problem(model, SquaredError(), PrecisionPolicy(Precision.FP32, CPU), lambda: batch)
+        problem = Problem(model, SquaredError(), policy_for(model), lambda: batch)
         rule = APOLR(
             problem,
             torch.optim.SGD(model.parameters(), lr=initial),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.devices import CPU
+from support.devices import CPU, policy_for
 from support.problems import WEIGHTS, problem_of, some_batch, some_network
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -23,7 +23,6 @@ from apo_bench.optim.proximal import ProximalWeights
 from apo_bench.plugins.optimizer import resolve_hyperparameters
 from apo_bench.plugins.registry import optimizers
 from apo_bench.problem.objectives import CrossEntropy, SquaredError
-from apo_bench.problem.precision import PrecisionPolicy
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import TorchRule
 from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec
@@ -121,7 +120,7 @@ def _regression() -> tuple[Problem, Batch, Tensor, nn.Linear]:
     inputs = torch.randn(30, 4, dtype=torch.float64)
     batch = Batch((inputs,), torch.randn(30, 3, dtype=torch.float64))
     model = nn.Linear(4, 3, bias=False).double()
-    problem = Problem(model, SquaredError(), PrecisionPolicy(Precision.FP32, CPU), lambda: batch)
+    problem = Problem(model, SquaredError(), policy_for(model), lambda: batch)
     return problem, batch, inputs.mT @ inputs / 30, model
 
 
@@ -254,7 +253,7 @@ def test_the_lookahead_holds_one_copy_of_the_parameters_and_one_gradient(
     """Beside what SGDm holds: parameters, gradient, momentum. Counted when the meta-gradient is made."""
     model = nn.Linear(37, 53, bias=False)
     inputs, targets = torch.randn(8, 37), torch.randint(0, 53, (8,))
-    problem = Problem(model, CrossEntropy(), PrecisionPolicy(Precision.FP32, CPU), lambda: Batch((inputs,), targets))
+    problem = Problem(model, CrossEntropy(), policy_for(model), lambda: Batch((inputs,), targets))
     rule: Any
     counts: list[int] = []
 
@@ -367,7 +366,7 @@ def test_layers_shared_over_a_sequence_are_preconditioned_too() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     head = nn.Sequential(model, nn.Flatten(), nn.Linear(40, 3))
     batches = [Batch((torch.randn(16, 5, 8),), torch.randint(0, 3, (16,))) for _ in range(2)]
-    problem = Problem(head, CrossEntropy(), PrecisionPolicy(Precision.FP32, CPU), lambda: batches[1])
+    problem = Problem(head, CrossEntropy(), policy_for(head), lambda: batches[1])
     rule = APOP(problem, lr=0.1, weights=WEIGHTS, meta_lr=1e-2, interval=1, momentum=0.0)
     losses = [float(rule.step(batches[0]).loss) for _ in range(40)]
     assert len(rule.layers) == 4  # the packed projection of queries, keys and values is no nn.Linear

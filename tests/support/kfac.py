@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from support.devices import CPU
+from support.devices import policy_for
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from apo_bench import Batch, CrossEntropy, Precision, PrecisionPolicy, Problem
+from apo_bench import Batch, CrossEntropy, Precision, Problem
 from baselines.kfac.optimizer import KFAC, Settings
 
 F64 = torch.float64
@@ -18,7 +18,7 @@ F64 = torch.float64
 def problem_of(
     model: nn.Module, objective: Any = None, precision: Precision = Precision.FP32, **options: Any
 ) -> Problem:
-    policy = PrecisionPolicy(precision, CPU)
+    policy = policy_for(model, precision)
     policy.prepare(model)
     return Problem(model, objective or CrossEntropy(), policy, lambda: pytest.fail("draws no batch"), **options)
 

@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+from support.devices import policy_for
 from torch import nn
 
 from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
 from apo_bench.plugins.registry import optimizers
 from apo_bench.problem.objectives import CrossEntropy
-from apo_bench.problem.precision import PrecisionPolicy
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import UpdateRule
 from apo_bench.records.spec import Precision, Scalar
@@ -24,7 +24,7 @@ def law_batch(seed: int) -> Batch:
 
 
 def law_problem(model: nn.Module, precision: Precision = Precision.FP32) -> Problem:
-    policy = PrecisionPolicy(precision, torch.device("cpu"))
+    policy = policy_for(model, precision)
     policy.prepare(model)
 
     def additional() -> Batch:

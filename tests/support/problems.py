@@ -1,13 +1,12 @@
 """Small problems in float64."""
 
 import torch
-from support.devices import CPU
+from support.devices import policy_for
 from torch import nn
 
 from apo_bench.data.examples import Batch
 from apo_bench.optim.proximal import ProximalWeights
 from apo_bench.problem.objectives import CrossEntropy
-from apo_bench.problem.precision import PrecisionPolicy
 from apo_bench.problem.problem import Problem
 from apo_bench.records.spec import Precision
 
@@ -30,6 +29,6 @@ def some_batch(seed: int, dtype: torch.dtype = torch.float32) -> Batch:
 def problem_of(
     network: nn.Module, precision: Precision = Precision.FP32, dtype: torch.dtype = torch.float32
 ) -> Problem:
-    policy = PrecisionPolicy(Precision.FP64 if dtype is torch.float64 else precision, CPU)
+    policy = policy_for(network, precision)
     policy.prepare(network)
     return Problem(network, CrossEntropy(), policy, lambda: some_batch(99, dtype))

@@ -17,7 +17,7 @@ from apo_bench.records.spec import Precision
 
 F64 = torch.float64
 WEIGHTS = ProximalWeights(fsd=0.7, wsd=0.3)
-POLICY = PrecisionPolicy(Precision.FP32, CPU)
+POLICY = PrecisionPolicy(Precision.FP64, CPU)
 
 
 def relative(one: Tensor, other: Tensor) -> float:
