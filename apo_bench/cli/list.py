@@ -10,8 +10,9 @@ from apo_bench.cli.options import add_json
 from apo_bench.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from apo_bench.plugins.registry import Registered
-    from apo_bench.plugins.task import Task
 
 _Row = dict[str, str]
 _KINDS = ("suites", "tasks", "optimizers", "precisions")
@@ -181,9 +182,8 @@ def _declared(entry: "Registered") -> dict[str, str]:
             "hyperparameters": ", ".join(_hyperparameter(field) for field in fields),
         }
         return row | ({"leaves alone": loaded.left_alone} if loaded.left_alone else {})
-    task: Task = loaded()
+    task = entry.task()
     sizes = task.dataset.sizes
-    parameters = sum(p.numel() for p in make_model(task).parameters())
     target = task.target
     return {
         "about": _first_line(loaded),
@@ -191,13 +191,22 @@ def _declared(entry: "Registered") -> dict[str, str]:
         "data": task.dataset.name,
         "examples": "train {:,} / validation {:,} / test {:,}".format(*sizes) if sizes else "not stated",
         "model": task.model_name,
-        "parameters": f"{parameters:,}",
+        "parameters": _parameters(make_model(task)),
         "batch size": str(task.batch_size),
         "metric": f"{task.metric.name}, {task.metric.direction}",
         "target": f"{target.validation:g}, version {target.version}" if target else "none yet",
         "source": task.source or "not stated",
         "trivial predictor": "not stated" if task.trivial is None else f"{task.trivial:g}",
     }
+
+
+def _parameters(model: "nn.Module") -> str:
+    """Number of parameters; those of lazy modules get their shapes from the data."""
+    from apo_bench.models.lazy import uninitialized
+
+    unknown = {id(tensor) for tensor in uninitialized(model)}
+    known = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in unknown)
+    return f"at least {known:,}: lazy modules take their shapes from the data" if unknown else f"{known:,}"
 
 
 def _budgets(task: str) -> Iterator[str]:

@@ -45,6 +45,9 @@ class Examples:
 
     def __post_init__(self) -> None:
         """Refuse a split whose parts disagree in length."""
+        inputs: object = self.inputs  # what a plugin passes, whatever its type
+        if torch.is_tensor(inputs):
+            raise ValueError("inputs is a tensor, not a tuple of tensors; write Examples((x,), targets)")
         sizes = {tensor.shape[0] for tensor in (*self.inputs, self.targets)}
         if self.lengths_NP is not None:
             sizes.add(self.lengths_NP.shape[0])

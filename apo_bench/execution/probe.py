@@ -106,7 +106,7 @@ def _work(encoded: bytes, number: int, output: str, answers: Connection) -> None
         task_plugin = registry.tasks()[spec.task]
         plugins = {optimizer.name: registry.optimizers()[optimizer.name] for optimizer in spec.competitors}
         competitors = {name: plugin.load() for name, plugin in plugins.items()}
-        sample = measure(spec, task_plugin.load()(), competitors, device, seed=number)
+        sample = measure(spec, task_plugin.task(), competitors, device, seed=number)
         distributions = {plugin.distribution for plugin in (task_plugin, *plugins.values())}
         answer = _Measured(sample=sample, environment=environment(device, plugins=sorted(distributions)))
     except ApoBenchError as error:

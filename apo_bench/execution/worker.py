@@ -62,7 +62,7 @@ def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
         device = open_device(run.device, slot)
         task_plugin = registry.tasks()[run.task]
         optimizer_plugin = registry.optimizers()[run.optimizer.name]
-        task = task_plugin.load()()
+        task = task_plugin.task()
         competitor = optimizer_plugin.load()
         checkpoints = Checkpoints(workspace.folder, f"{run.run_id} {intent.fingerprint}", job.checkpoint_seconds)
         training = train(run, task, competitor, device, workspace.append, checkpoints)

@@ -26,6 +26,7 @@ from apo_bench.errors import UsageError
 from apo_bench.optim.combined import optimizers_of_groups
 from apo_bench.optim.meta import MetaOptimizer
 from apo_bench.optim.proximal import ProximalObjective, ProximalWeights
+from apo_bench.problem.closure import take_step
 from apo_bench.problem.held import tensors_in
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import StepResult, TorchRule
@@ -119,7 +120,7 @@ class APOLR:
         with problem.phase("meta"):
             objective = ProximalObjective(problem, batch, random_state, self.weights) if meta else None
         with problem.phase("update"):
-            self.optimizer.step()
+            take_step(self.optimizer)
             self.optimizer.zero_grad(set_to_none=True)
         if objective is not None:
             with problem.phase("meta"):
@@ -253,7 +254,7 @@ def _trial_step(optimizer: torch.optim.Optimizer, factor: float) -> tuple[list[T
     trial.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # casts the state as the parameters are
     for group in trial.param_groups:
         group["lr"] = group["lr"] * factor
-    trial.step()
+    take_step(trial)
     parameters = [parameter for group in trial.param_groups for parameter in group["params"]]
     moves = [start - parameter.data for start, parameter in zip(starts, parameters, strict=True)]
     return moves, [value for value in tensors_in(trial.state) if value.is_floating_point()]

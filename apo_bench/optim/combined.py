@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from apo_bench.errors import UsageError
+from apo_bench.problem.closure import take_step
 
 
 class Combined(torch.optim.Optimizer):
@@ -40,7 +41,7 @@ class Combined(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for part in self.optimizers:
-            part.step()
+            take_step(part)
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

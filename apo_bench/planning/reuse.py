@@ -40,7 +40,7 @@ class Sources:
             UsageError: Unknown, or its plugin fails to import.
         """
         if name not in self._loaded:
-            self._loaded[name] = self.tasks[name].load()()
+            self._loaded[name] = self.tasks[name].task()
         return self._loaded[name]
 
     def has_data(self, task: str) -> bool:

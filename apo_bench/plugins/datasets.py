@@ -15,7 +15,7 @@ def datasets() -> "dict[str, Dataset]":
     registered = tasks()
     for name in registered.names():
         try:
-            dataset = registered[name].load()().dataset
+            dataset = registered[name].task().dataset
         except UsageError:
             continue
         found[dataset.name] = dataset

@@ -1,6 +1,7 @@
 """How an optimizer enters the race: its hyperparameters as a frozen dataclass, and one factory."""
 
 import dataclasses
+import enum
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -26,7 +27,7 @@ def resolve_hyperparameters(
         optimizer: The competitor's name, for the message.
 
     Raises:
-        UsageError: An override names no field, or its value has the wrong type.
+        UsageError: An override names no field, a value has the wrong type, or a default is none that a record can hold.
     """
     fields = {field.name: field for field in dataclasses.fields(hyperparameters)}
     for name in overrides:
@@ -35,9 +36,30 @@ def resolve_hyperparameters(
     resolved: dict[str, Scalar] = {}
     for name, field in fields.items():
         if field.default is dataclasses.MISSING:
-            raise UsageError(f"optimizer {optimizer!r}: hyperparameter {name!r} has no default; declare one")
-        resolved[name] = _as_type_of(field.default, overrides.get(name, field.default), f"{optimizer}.{name}")
+            factory = "" if field.default_factory is dataclasses.MISSING else ", only a default_factory"
+            raise UsageError(
+                f"optimizer {optimizer!r}: hyperparameter {name!r} has no default{factory}; declare {_KINDS}"
+            )
+        default = _scalar(field.default)
+        if not isinstance(default, Scalar):
+            raise UsageError(
+                f"optimizer {optimizer!r}: hyperparameter {name!r} has the default {default!r}, of type "
+                f"{type(default).__name__}; it must be {_KINDS}: declare a field for each part, for example {name}_1"
+            )
+        resolved[name] = _as_type_of(default, _scalar(overrides.get(name, default)), f"{optimizer}.{name}")
     return resolved
+
+
+_KINDS = "a number, a string, True, False or None"
+
+
+def _scalar(value: Any) -> Any:
+    """What a record holds of a value: Python's own of a scalar of NumPy or torch, the value of an `enum.Enum`."""
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if hasattr(value, "dtype") and getattr(value, "shape", None) == ():
+        value = value.item()
+    return value
 
 
 def _as_type_of(default: Scalar, value: Scalar, where: str) -> Scalar:
@@ -48,9 +70,13 @@ def _as_type_of(default: Scalar, value: Scalar, where: str) -> Scalar:
         value = float(value) if fits and value is not None else value
     else:
         fits = isinstance(value, int) and not isinstance(value, bool)
-    if not fits:
-        raise UsageError(f"{where} = {value!r}: expected {type(default).__name__}, like the default {default!r}")
+    if not (fits and isinstance(value, Scalar)):
+        raise UsageError(f"{where} = {value!r}: expected {_kind(default)}, like the default {default!r}")
     return value
+
+
+def _kind(default: Scalar) -> str:
+    return _KINDS if default is None else type(default).__name__
 
 
 H = TypeVar("H")
@@ -80,7 +106,8 @@ def hyperparameter(default: Any, *, search: Search | None = None, symbol: str = 
     """Declare a field of a hyperparameter dataclass.
 
     Args:
-        default: Declared default, a scalar.
+        default: Declared default: a number (also one of NumPy), a string, a truth value, `None`, or an `enum.Enum` of
+            these, which records hold as its value.
         search: Range in which tuning may look; `None` keeps it fixed.
         symbol: The paper's symbol.
 
@@ -113,3 +140,20 @@ class Competitor(Generic[H]):
     def title(self) -> str:
         """First line of the hyperparameters' docstring."""
         return (self.hyperparameters.__doc__ or "").strip().partition("\n")[0]
+
+    def settings(self, values: Mapping[str, Scalar]) -> H:
+        """Make the hyperparameters of values as records hold them; an `enum.Enum` is made of its value again.
+
+        Raises:
+            UsageError: A value is none of its enumeration.
+        """
+        made: dict[str, Any] = dict(values)
+        for field in dataclasses.fields(self.hyperparameters):  # type: ignore[arg-type] # a dataclass
+            if isinstance(field.default, enum.Enum) and field.name in made:
+                kind = type(field.default)
+                try:
+                    made[field.name] = kind(made[field.name])
+                except ValueError:
+                    known = ", ".join(repr(one.value) for one in kind)
+                    raise UsageError(f"{field.name} = {made[field.name]!r} is unknown; known: {known}") from None
+        return self.hyperparameters(**made)

@@ -6,10 +6,13 @@ Listing names reads only the metadata of installed distributions; a plugin is im
 import dataclasses
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.errors import ApoBenchError, UsageError, did_you_mean
 from apo_bench.records.spec import check_name
+
+if TYPE_CHECKING:
+    from apo_bench.plugins.task import Task
 
 TASKS = "apo_bench.tasks"
 OPTIMIZERS = "apo_bench.optimizers"
@@ -38,18 +41,59 @@ class Registered:
         return self.entry_point.attr
 
     def load(self) -> Any:
-        """Import the object.
+        """Import the object: a competitor, or a function that makes a task.
 
         Raises:
-            UsageError: The plugin fails to import.
+            UsageError: The plugin fails to import, or what it registers is neither.
         """
         try:
-            return self.entry_point.load()
+            loaded = self.entry_point.load()
         except Exception as error:
             raise UsageError(
-                f"{self.name!r} from {self.distribution} {self.version} fails to import "
-                f"({type(error).__name__}: {error}); fix or uninstall that distribution"
+                f"{self} fails to import ({type(error).__name__}: {error}); fix or uninstall that distribution"
             ) from error
+        if self.entry_point.group == OPTIMIZERS:
+            self._check_competitor(loaded)
+        elif not callable(loaded):
+            raise UsageError(f"{self} is a {type(loaded).__name__}; register a function that returns a Task")
+        return loaded
+
+    def task(self) -> "Task":
+        """Import a task's function and call it.
+
+        Raises:
+            UsageError: The plugin fails to import, or what it makes is no task.
+        """
+        from apo_bench.plugins.task import Task  # imports torch
+
+        make = self.load()
+        try:
+            made = make()
+        except ApoBenchError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"{self} cannot be made ({type(error).__name__}: {error}); fix or uninstall that distribution"
+            ) from error
+        if not isinstance(made, Task):
+            raise UsageError(f"{self} makes a {type(made).__name__}; its function has to return a Task")
+        return made
+
+    def __str__(self) -> str:
+        return f"{self.name!r} from {self.distribution} {self.version}"
+
+    def _check_competitor(self, loaded: Any) -> None:
+        from apo_bench.plugins.optimizer import Competitor
+
+        if not isinstance(loaded, Competitor):
+            kind = f"the class {loaded.__name__}" if isinstance(loaded, type) else f"a {type(loaded).__name__}"
+            raise UsageError(f"{self} is {kind}; register a Competitor(hyperparameters, build)")
+        fields = loaded.hyperparameters
+        if not (isinstance(fields, type) and dataclasses.is_dataclass(fields)):
+            name = getattr(fields, "__name__", type(fields).__name__)
+            raise UsageError(
+                f"{self}: its hyperparameters {name} are no dataclass; put @dataclasses.dataclass(frozen=True) above it"
+            )
 
 
 class Registry:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from apo_bench.data.examples import Batch
+from apo_bench.errors import UsageError
+from apo_bench.models.lazy import uninitialized
 from apo_bench.problem.contract import Trainable, is_compiled, refuse_data_parallel, uncompiled_module
 from apo_bench.problem.ledger import Ledger
 from apo_bench.problem.model_state import ModelState
@@ -21,7 +23,7 @@ class Gradients(NamedTuple):
     """Unscaled gradients.
 
     Attributes:
-        values: One for each of `Problem.parameters`; `None` where the loss does not depend on it.
+        values: One for each of `Problem.parameters`, dense; `None` where the loss does not depend on it.
         finite: False when loss scaling found an overflow. Without loss scaling always True: looking would cost a
             synchronization, and the trainer finds a loss that is not finite.
     """
@@ -43,7 +45,8 @@ class Problem:
         ledger: Where the time of the phases is written; `None` writes none.
 
     Raises:
-        UsageError: The model would have to be trained by several processes, or is not in its storage format.
+        UsageError: The model has no trainable parameter, or a lazy module that has not seen a batch; it would have to be
+            trained by several processes; or it is not in its storage format.
     """
 
     def __init__(
@@ -59,6 +62,10 @@ class Problem:
     ) -> None:
         self.model = uncompiled_module(model)
         refuse_data_parallel(self.model)
+        if uninitialized(self.model):
+            raise UsageError(
+                f"the model ({type(model).__name__}) has lazy modules without shapes; call it once on a batch before"
+            )
         precision.check(self.model)
         self.compiled = compile or is_compiled(model)
         self._forward: Callable[..., Any] = torch.compile(self.model) if compile else model
@@ -66,6 +73,10 @@ class Problem:
         self.precision = precision
         self._trainable = Trainable(self.model)
         self.parameters = self._trainable.parameters
+        if not self.parameters:
+            raise UsageError(
+                f"the model ({type(model).__name__}) has no trainable parameter; set requires_grad on some"
+            )
         self._additional = additional
         self._seed = seed
         self._scales: dict[str, LossScale] = {}
@@ -80,14 +91,23 @@ class Problem:
         return contextlib.nullcontext() if self._ledger is None else self._ledger.phase(name)
 
     def outputs(self, batch: Batch, *, eager: bool = False) -> Tensor:
-        """Run the model on a batch under the precision; ``eager`` without `torch.compile`, which sees no new hooks."""
+        """Run the model on a batch under the precision; ``eager`` without `torch.compile`, which sees no new hooks.
+
+        Raises:
+            UsageError: What it returns is no tensor.
+        """
         with self.phase("forward"), self.precision.forward():
             inputs = self.precision.cast(batch.inputs)
-            if eager and self.compiled:  # parts of the model may be compiled too
-                with torch.compiler.set_stance("force_eager"):
-                    return cast("Tensor", self.model(*inputs))
-            out: Tensor = self._forward(*inputs)
-            return out
+            # parts of the model may be compiled too
+            stance = torch.compiler.set_stance("force_eager") if eager and self.compiled else contextlib.nullcontext()
+            with stance:
+                out = self.model(*inputs) if eager else self._forward(*inputs)
+            if isinstance(out, Tensor):
+                return out
+        raise UsageError(
+            f"the model ({type(self.model).__name__}) returns a {type(out).__name__}, not a tensor; wrap it in a "
+            "module whose forward returns the outputs only"
+        )
 
     @contextlib.contextmanager
     def uncompiled(self) -> Iterator[None]:
@@ -186,6 +206,9 @@ class Problem:
             except RuntimeError:
                 self._trainable.check_all()  # torch does not say which parameter does not require a gradient
                 raise
+        if any(value is not None and value.is_sparse for value in values):
+            # the same numbers: most optimizers refuse sparse ones, and those that do not compute something else on them
+            values = tuple(v if v is None else v.to_dense() for v in values)
         if intermediate:
             values = tuple(v if v is None else v.to(torch.promote_types(v.dtype, torch.float32)) for v in values)
         if not scaled:

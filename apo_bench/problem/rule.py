@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from apo_bench.data.examples import Batch
+from apo_bench.errors import UsageError
+from apo_bench.problem.closure import take_step
 from apo_bench.problem.held import tensors_in
 from apo_bench.problem.problem import Problem
 
@@ -133,7 +135,7 @@ class TorchRule:
     def __init__(self, problem: Problem, optimizer: torch.optim.Optimizer) -> None:
         self.problem = problem
         self.optimizer = optimizer
-        self._base_rates = [group["lr"] for group in optimizer.param_groups]
+        self._base_rates = [group.get("lr") for group in optimizer.param_groups]
 
     def step(self, batch: Batch) -> StepResult:
         """Forward, backward, update; nothing is updated when a scaled gradient overflowed."""
@@ -144,13 +146,20 @@ class TorchRule:
             with problem.phase("update"):
                 for parameter, gradient in zip(problem.parameters, gradients.values, strict=True):
                     parameter.grad = gradient
-                self.optimizer.step()
+                take_step(self.optimizer)
                 self.optimizer.zero_grad(set_to_none=True)
         return StepResult(loss.detach(), gradients.finite)
 
     def scale_learning_rate(self, factor: float) -> None:
-        """Use ``factor`` times the learning rate each parameter group was made with."""
+        """Use ``factor`` times the learning rate each parameter group was made with.
+
+        Raises:
+            UsageError: A group has none.
+        """
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            if rate is None:
+                name = type(self.optimizer).__name__
+                raise UsageError(f"{name} has no 'lr' in its groups and cannot follow a schedule; declare it constant")
             group["lr"] = rate * factor
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:

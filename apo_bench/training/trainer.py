@@ -17,6 +17,7 @@ from apo_bench.errors import ApoBenchError, UsageError, last_line
 from apo_bench.measure.clock import Clock
 from apo_bench.measure.kinds import prepare_kind, step_kinds
 from apo_bench.measure.memory import loaded_above_baseline
+from apo_bench.models.lazy import initialize, uninitialized
 from apo_bench.plugins.metrics import CorpusMetric
 from apo_bench.plugins.optimizer import Competitor
 from apo_bench.plugins.task import Task
@@ -32,17 +33,32 @@ from apo_bench.records.spec import RunSpec
 from apo_bench.training import autopsy
 from apo_bench.training.blame import OF_THE_MACHINE, RuleFailedError
 from apo_bench.training.checkpoint import Checkpoints
+from apo_bench.training.contract import check_loss, check_rule, check_splits
 from apo_bench.training.loop import Loop
 from apo_bench.training.result import Training
 from apo_bench.training.setup import Setup
 from apo_bench.training.watched import WatchedProblem
 
 
-def initial_model(task: Task, run: RunSpec) -> nn.Module:
-    """Make the network with the weights that every competitor of this (task, seed) starts from."""
+def initial_model(task: Task, run: RunSpec, examples: Examples | None = None) -> nn.Module:
+    """Make the network with the weights that every competitor of this (task, seed) starts from.
+
+    Args:
+        task: The task.
+        run: Says the seed.
+        examples: What lazy modules take their shapes from; `None` where there is none.
+
+    Raises:
+        UsageError: The task makes no `torch.nn.Module`.
+    """
     with seeds.preserved_random_state(torch.device("cpu")):
         seeds.seed_everything(seeds.derive(run.seed, run.task, Purpose.INITIALIZATION))
-        return task.model()
+        model = task.model()
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"task {run.task!r}: model() returns a {type(model).__name__}, no torch.nn.Module")
+        if examples is not None and uninitialized(model):  # they draw their weights at the first pass
+            initialize(model, [part.cpu() for part in examples.slice(0, task.batch_size).inputs])
+        return model
 
 
 def training_batches(task: Task, run: RunSpec, examples: Examples, *, additional: bool = False) -> BatchStream:
@@ -84,7 +100,8 @@ def train(
         says where it began.
 
     Raises:
-        UsageError: The device has no such precision, or the optimizer cannot follow the schedule.
+        UsageError: The device has no such precision, the optimizer cannot follow the schedule, or task or optimizer
+            break their contract (`apo_bench.training.contract`).
         DataError: The dataset is missing or damaged.
     """
     training = prepare(run, task, competitor, device, observe).run(checkpoints)
@@ -122,15 +139,17 @@ def prepare(
         problem: Makes the problem that the rule sees.
 
     Raises:
-        UsageError: The device has no such precision, or the optimizer cannot follow the schedule.
+        UsageError: The device has no such precision, the optimizer cannot follow the schedule, or task or optimizer
+            break their contract (`apo_bench.training.contract`).
         DataError: The dataset is missing or damaged.
     """
     data, baseline = loaded_above_baseline(lambda: splits or task.dataset.load().to(device), device)
+    check_splits(task, data)
     policy = PrecisionPolicy(run.precision, device)
     if run.compile and policy.backend is PrecisionBackend.EMULATED:
         raise UsageError(f"torch.compile cannot see emulated {run.precision}; leave out --compile, or use fp32 here")
     policy.apply_flags()
-    model = initial_model(task, run).to(device)
+    model = initial_model(task, run, data.train).to(device)
     if task.channels_last:
         model = model.to(memory_format=torch.channels_last)
     precision = policy.prepare(model)
@@ -140,7 +159,7 @@ def prepare(
     clock = Clock(device)
     seen = problem(model, task.objective, policy, additional.draw, compile=run.compile, seed=own, ledger=clock.ledger)
     _warm_up(seen, data.train.slice(0, task.batch_size))
-    hyperparameters = competitor.hyperparameters(**run.optimizer.hyperparameters)
+    hyperparameters = competitor.settings(run.optimizer.hyperparameters)
     if device.type == "cuda":
         rehearse(seen, competitor, hyperparameters, data.train.slice(0, task.batch_size))
     clock.ledger.reset()
@@ -160,7 +179,9 @@ def prepare(
         baseline=baseline,
         observe=observe,
     )
-    return Loop(setup)
+    loop = Loop(setup)
+    check_rule(run.optimizer.name, rule)
+    return loop
 
 
 def _built(competitor: Competitor[Any], problem: Problem, hyperparameters: Any) -> UpdateRule:
@@ -201,7 +222,9 @@ def _facts(task: Task, model: nn.Module, splits: Splits, batches: BatchStream) -
 def _warm_up(problem: Problem, batch: Batch) -> None:
     """Let kernels be chosen, caches filled and the model compiled before the clock runs; leaves no trace."""
     with problem.lookahead():
-        problem.gradients(problem.loss(problem.outputs(batch), batch), "warm-up")
+        loss = problem.loss(problem.outputs(batch), batch)
+        check_loss(loss)
+        problem.gradients(loss, "warm-up")
         if problem.compiled:
             with torch.no_grad():  # compiled apart
                 problem.outputs(batch)

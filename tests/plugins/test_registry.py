@@ -1,11 +1,14 @@
 """The registry: names, suggestions, conflicts and broken plugins."""
 
+import sys
+import types
 from importlib.metadata import EntryPoint
 
 import pytest
 
 from apo_bench.errors import UsageError
-from apo_bench.plugins.registry import OPTIMIZERS, Registry
+from apo_bench.plugins.optimizer import Competitor
+from apo_bench.plugins.registry import OPTIMIZERS, TASKS, Registry
 
 
 def _point(name: str, value: str = "m:o") -> EntryPoint:
@@ -31,3 +34,51 @@ def test_hostile_names_are_refused(name: str) -> None:
 def test_a_plugin_that_fails_to_import_is_one_line() -> None:
     with pytest.raises(UsageError, match=r"'lion' from .* fails to import \(ModuleNotFoundError: .*\); fix"):
         Registry(OPTIMIZERS, [_point("lion", "no_such_module:o")])["lion"].load()
+
+
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    module = types.ModuleType("odd_plugin")
+    monkeypatch.setitem(sys.modules, "odd_plugin", module)
+    return module
+
+
+class Bare:
+    lr = 0.1
+
+
+@pytest.mark.parametrize(
+    ("registered", "message"),
+    [
+        (Bare, "'o' from unknown unknown is the class Bare; register a Competitor"),
+        (None, "is a NoneType; register a Competitor"),
+        (
+            Competitor(Bare, lambda problem, h: pytest.fail("is not built")),
+            "its hyperparameters Bare are no dataclass; put",
+        ),
+    ],
+)
+def test_what_is_no_competitor_is_one_line(odd: types.ModuleType, registered: object, message: str) -> None:
+    odd.o = registered  # type: ignore[attr-defined] # a plugin's name
+    with pytest.raises(UsageError, match=message):
+        Registry(OPTIMIZERS, [_point("o", "odd_plugin:o")])["o"].load()
+
+
+def _fails() -> None:
+    raise KeyError("here")
+
+
+@pytest.mark.parametrize(
+    ("registered", "message"),
+    [
+        (3, "is a int; register a function that returns a Task"),
+        (lambda: "hello", "makes a str; its function has to return a Task"),
+        (lambda: None, "makes a NoneType; its function has to return a Task"),
+        (_fails, r"cannot be made \(KeyError: 'here'\); fix or uninstall"),
+        (lambda n: n, r"cannot be made \(TypeError: .*missing 1 required positional argument: 'n'\)"),
+    ],
+)
+def test_what_makes_no_task_is_one_line(odd: types.ModuleType, registered: object, message: str) -> None:
+    odd.t = registered  # type: ignore[attr-defined] # a plugin's name
+    with pytest.raises(UsageError, match=message):
+        Registry(TASKS, [EntryPoint("t", "odd_plugin:t", TASKS)])["t"].task()
