@@ -1,12 +1,56 @@
 """Files that are whole or absent, whatever happens while they are written."""
 
+import contextlib
 import errno
+import fcntl
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
 
 CHECKPOINT = "checkpoint.safetensors"
 """Written by a run in its folder; the store knows by it a run that can be continued."""
+
+
+class NoLocksError(OSError):
+    """The file system has no locks that the kernel releases when their holder dies."""
+
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
+"""What `fcntl.flock` says there."""
+
+
+def check_locks(folder: Path) -> None:
+    """See whether files in a folder can be locked.
+
+    Raises:
+        NoLocksError: They cannot.
+        OSError: It cannot be written.
+    """
+    path = folder / f".locks-{uuid.uuid4().hex[:8]}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise NoLocksError(error.errno, error.strerror, str(folder)) from error
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; waits for whoever holds it.
+
+    Raises:
+        NoLocksError: The file system has none: to wait there would be to wait forever.
+        OSError: Its folder cannot be written.
+    """
+    check_locks(path.parent)
+    with filelock.FileLock(path):
+        yield
 
 
 def write_durably(path: Path, data: bytes) -> None:

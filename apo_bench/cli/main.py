@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from apo_bench import _version
+from apo_bench.cli.encoding import print_in_any_encoding
 from apo_bench.errors import ApoBenchError
 
 COMMANDS = ("list", "run", "probe", "status", "report", "check", "export", "wandb", "data", "doctor")
@@ -18,6 +19,7 @@ COMMANDS = ("list", "run", "probe", "status", "report", "check", "export", "wand
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 runs failed or a check did not hold, 2 usage error."""
+    print_in_any_encoding()
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
@@ -37,12 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"apo-bench: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        if options.debug or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
+        if options.debug:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"apo-bench: {where}{error.strerror}; make room, or name another folder with --store", file=sys.stderr)
+        print(f"apo-bench: {_what_failed(error)}", file=sys.stderr)
         return 2
     return status
+
+
+def _what_failed(error: OSError) -> str:
+    """The line of an error of the system that no command has put into its own words."""
+    where = f"{error.filename}: " if error.filename else ""
+    what = f"{where}{error.strerror or ' '.join(str(error).split()) or type(error).__name__}"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
+        return f"{what}; make room, or name another folder with --store"
+    return f"{what}; apo-bench --debug shows where"
 
 
 def script() -> int:

@@ -44,7 +44,8 @@ def load(name: str) -> Splits:
         DataError: The files are missing or their checksums do not hold.
     """
     digest(name)
-    train, test = (_class(name)(str(data_folder()), train=part) for part in (True, False))
+    root = _root(name, data_folder())
+    train, test = (_class(name)(str(root), train=part) for part in (True, False))
     images = np.moveaxis(train.data, 3, 1)
     mean, std = channel_moments(images[:-_VALIDATION])
     labels = np.asarray(train.targets)
@@ -68,10 +69,18 @@ def digest(name: str) -> str:
 def _digest(name: str, folder: Path) -> str:
     cls = _class(name)
     expected = [*cls.train_list, *cls.test_list, [cls.meta["filename"], cls.meta["md5"]]]
-    base = folder / cls.base_folder
+    base = _root(name, folder) / cls.base_folder
     if not base.is_dir():
         raise DataError(f"{name} is not in {folder}; {_how_to_fix(name)}")
     return verified_md5s(name, [(base / file, md5) for file, md5 in expected], _how_to_fix(name))
+
+
+def _root(name: str, folder: Path) -> Path:
+    """Where the unpacked folder lies: in the data folder, or in a folder of the archive's name that a browser made."""
+    cls = _class(name)
+    first = f"{cls.base_folder}/{cls.train_list[0][0]}"
+    inner = sorted(path.parent.parent for path in folder.glob(f"*/{first}"))
+    return inner[0] if inner and not (folder / first).exists() else folder
 
 
 def fetch(name: str) -> None:

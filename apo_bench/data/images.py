@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from apo_bench.errors import DataError
 
+_IDX = bytes([0, 0, 8])
+"""How a file of images or labels begins once it is unpacked."""
+
 
 def verified_md5s(name: str, files: Sequence[tuple[Path, str]], how_to_fix: str) -> str:
     """Hold every file to its published MD5 and return a hash of all of them.
@@ -26,9 +29,21 @@ def verified_md5s(name: str, files: Sequence[tuple[Path, str]], how_to_fix: str)
 
     for path, md5 in files:
         if not check_integrity(str(path), md5):
-            state = "damaged (its MD5 does not hold)" if path.exists() else "missing"
-            raise DataError(f"{name}: {path} is {state}; {how_to_fix}")
+            raise DataError(f"{name}: {path} is {_state(path)}; {how_to_fix}")
     return hashlib.sha256("".join(md5 for _, md5 in files).encode()).hexdigest()
+
+
+def _state(path: Path) -> str:
+    """What is wrong with a file that is not the one that was published."""
+    if not path.exists():
+        unpacked = path.with_suffix("")
+        beside = f", and {unpacked.name} lies beside it: a browser has unpacked it"
+        return f"missing{beside if path.suffix == '.gz' and unpacked.exists() else ''}"
+    if path.suffix == ".gz" and path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(_IDX)) == _IDX:
+                return "not compressed: a browser has unpacked it and kept the name"
+    return "damaged (its MD5 does not hold)"
 
 
 def channel_moments(images_NCHW: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -30,14 +30,12 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import filelock
-
 from apo_bench.data import bpe, lock
 from apo_bench.data.download import download
 from apo_bench.data.examples import Dataset, Examples, Splits
 from apo_bench.data.location import data_folder
 from apo_bench.errors import DataError
-from apo_bench.files import write_durably
+from apo_bench.files import locked, write_durably
 
 _NAME = "iwslt14-de-en"
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
@@ -65,8 +63,10 @@ Pairs = list[tuple[str, str]]
 
 
 def archive() -> Path:
-    """Where ``de-en.tgz`` belongs."""
-    return data_folder() / _NAME / "de-en.tgz"
+    """Where ``de-en.tgz`` belongs; ``de-en.tar`` where a browser has decompressed it, and only that is there."""
+    belongs = data_folder() / _NAME / "de-en.tgz"
+    decompressed = belongs.with_suffix(".tar")
+    return decompressed if decompressed.exists() and not belongs.exists() else belongs
 
 
 def pairs() -> dict[str, Pairs]:
@@ -137,13 +137,13 @@ def tokenizer() -> Path:
     path = archive().with_name(f"tokenizer-{PIECES}-{_archive_digest()[:12]}.json")
     if not path.exists():
         try:
-            with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            with locked(path.with_name(f".{path.name}.lock")):
                 if not path.exists():  # another process may have trained it meanwhile
                     text = bpe.train_bpe((side for pair in pairs()["train"] for side in pair), PIECES)
                     write_durably(path, text.encode())
                     lock.record(path)
         except OSError as error:
-            raise DataError(f"cannot write {path} ({error.strerror}); make {path.parent} writable") from error
+            raise lock.not_written(path, error) from error
     try:
         lock.check(path)
     except DataError as error:
@@ -166,6 +166,11 @@ def fetch() -> None:
 
 def _archive_digest() -> str:
     if not archive().exists():
+        if archive().with_suffix("").is_dir():
+            raise DataError(
+                f"{_NAME}: {archive()} is missing, and its folder de-en lies beside it: a browser has unpacked it; run "
+                f"`tar -czf {archive()} -C {archive().parent} de-en`"
+            )
         raise DataError(
             f"{_NAME}: {archive()} is missing; run `apo-bench data fetch {_NAME}`, or put {URL} there "
             "($APO_BENCH_DATA names another folder than the cache)"
@@ -182,12 +187,12 @@ def _members(names: Sequence[str]) -> dict[str, str]:
     wanted = {PurePosixPath("de-en") / name: name for name in names}
     texts = {}
     try:
-        with tarfile.open(archive(), "r:gz") as tar:
+        with tarfile.open(archive(), "r:*") as tar:
             for member in tar:
                 name = wanted.get(PurePosixPath(member.name))
                 file = tar.extractfile(member) if name and member.isfile() else None
                 if name and file:
-                    texts[name] = file.read().decode()
+                    texts[name] = file.read().decode("utf-8-sig")
     except (tarfile.TarError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{archive()} is damaged ({' '.join(str(error).split())}); {_how_to_fix()}") from error
     absent = [name for name in names if name not in texts]

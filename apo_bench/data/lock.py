@@ -9,11 +9,9 @@ import functools
 import hashlib
 from pathlib import Path
 
-import filelock
-
 from apo_bench.data.location import data_folder
 from apo_bench.errors import DataError
-from apo_bench.files import write_durably
+from apo_bench.files import NoLocksError, locked, write_durably
 
 LOCK = "checksums.lock"
 
@@ -52,13 +50,23 @@ def record(file: Path) -> str:
     digest = _sha256(file)
     path = data_folder() / LOCK
     try:
-        with filelock.FileLock(path.with_name(f".{LOCK}.lock")):
+        with locked(path.with_name(f".{LOCK}.lock")):
             lines = _recorded() | {_name(file): digest}
             text = "".join(f"{value}  {name}\n" for name, value in sorted(lines.items()))
             write_durably(path, text.encode())
     except OSError as error:
-        raise DataError(f"cannot write {path} ({error.strerror}); make {path.parent} writable") from error
+        raise not_written(path, error) from error
     return digest
+
+
+def not_written(path: Path, error: OSError) -> DataError:
+    """What to say where a file in the data folder cannot be written."""
+    if isinstance(error, NoLocksError):
+        return DataError(
+            f"the file system of {path.parent} has no locks ({error.strerror}); name a data folder on another one with "
+            "$APO_BENCH_DATA, for example on a local disk"
+        )
+    return DataError(f"cannot write {path} ({error.strerror}); make {path.parent} writable")
 
 
 def _name(file: Path) -> str:
@@ -69,17 +77,18 @@ def _recorded() -> dict[str, str]:
     """Checksums by path relative to the data folder."""
     path = data_folder() / LOCK
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); delete it, and checksums are recorded again") from error
     found = {}
     for number, line in enumerate(lines, 1):
-        digest, _, name = line.partition("  ")
-        if len(digest) != hashlib.sha256().digest_size * 2 or not name:
+        length = hashlib.sha256().digest_size * 2
+        digest, mark, name = line[:length], line[length : length + 2], line[length + 2 :]
+        if mark not in {"  ", " *"} or not name:  # an asterisk: sha256sum read the file as binary
             raise DataError(f"{path}, line {number} is not 'SHA-256  file'; remove the line")
-        found[name] = digest
+        found[name] = digest.lower()
     return found
 
 

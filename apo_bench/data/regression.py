@@ -9,6 +9,7 @@ Inputs and targets are standardized by the training rows' moments, so that a mea
 the best constant. Columns that are constant over the training rows are 0 everywhere and keep their place.
 """
 
+import codecs
 import dataclasses
 import functools
 import io
@@ -30,6 +31,8 @@ from apo_bench.errors import DataError
 
 _EMBEDDED = Path(__file__).parent / "embedded" / "regression"
 _UCI = "https://archive.ics.uci.edu/static/public"
+_MACOS = "__MACOSX"
+"""Folder in which macOS puts its own notes on each file into a zip archive."""
 _SEED = 20_230
 _SHARES = (70, 15)
 """Percent of the rows for training and for validation."""
@@ -92,9 +95,7 @@ def digest(table: Table) -> str:
     """
     if table.url is None:
         return verified_digest(_EMBEDDED)
-    if not table.archive.exists():
-        raise DataError(f"{table.name}: {table.archive} is missing; {_how_to_fix(table)}")
-    return lock.check(table.archive)
+    return lock.check(_source(table))
 
 
 def fetch(table: Table) -> None:
@@ -119,12 +120,30 @@ def _how_to_fix(table: Table) -> str:
     )
 
 
+def _source(table: Table) -> Path:
+    """The archive, or the file itself where a browser has unpacked the archive.
+
+    Raises:
+        DataError: Neither is there.
+    """
+    if table.archive.exists():
+        return table.archive
+    unpacked = [path for path in sorted(table.archive.parent.rglob(table.file)) if _MACOS not in path.parts]
+    if not unpacked:
+        raise DataError(f"{table.name}: {table.archive} is missing; {_how_to_fix(table)}")
+    return unpacked[0]
+
+
 def _content(table: Table) -> bytes:
     if table.url is None:
         return (_EMBEDDED / table.file).read_bytes()
+    source = _source(table)
     try:
+        if source != table.archive:
+            return source.read_bytes()
         with zipfile.ZipFile(table.archive) as archive:
-            found = [name for name in archive.namelist() if PurePosixPath(name).name == table.file]
+            places = ((name, PurePosixPath(name)) for name in archive.namelist())
+            found = [name for name, place in places if place.name == table.file and _MACOS not in place.parts]
             if len(found) != 1:
                 raise DataError(
                     f"{table.archive} has {len(found)} files {table.file} and should have one; {_again(table)}"
@@ -132,7 +151,7 @@ def _content(table: Table) -> bytes:
             return archive.read(found[0])
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         # a RuntimeError asks for a password, a NotImplementedError for another compression: bits of the header flipped
-        raise DataError(f"{table.archive} is damaged ({error}); {_again(table)}") from error
+        raise DataError(f"{source} is damaged ({error}); {_again(table)}") from error
 
 
 def _again(table: Table) -> str:
@@ -146,7 +165,7 @@ def _again(table: Table) -> str:
 def _parse(table: Table, content: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Inputs ``(n, features)``, targets ``(n, targets)`` and the number of each row's group."""
     where = f"{table.name}: {table.file}"
-    first, _, rest = content.partition(b"\n")
+    first, _, rest = content.removeprefix(codecs.BOM_UTF8).partition(b"\n")  # a spreadsheet may have saved it
     names = [name.strip(' "\r') for name in first.decode(errors="replace").split(",")]
     special = [*table.targets, *table.ignored, *([table.group] if table.group else [])]
     if len(names) != table.columns or (absent := set(special) - set(names)):

@@ -1,10 +1,15 @@
 """Processes of runs and probes: the server that they are forked from, their device, their output and their end."""
 
+import contextlib
 import faulthandler
+import io
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from multiprocessing import parent_process
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -13,15 +18,52 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+from apo_bench.errors import UsageError
 from apo_bench.records.spec import Device
 
 
 def start_fork_server() -> ForkServerContext:
-    """Start the server that imports torch, in the background, so that the first run need not wait for it."""
+    """Start the server that imports torch, in the background, so that the first run need not wait for it.
+
+    Raises:
+        UsageError: There is no folder for its socket.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["apo_bench.execution.worker"])
-    multiprocessing.forkserver.ensure_running()
+    with _folder_for_a_socket():
+        multiprocessing.forkserver.ensure_running()
     return context
+
+
+_LONGEST_FOLDER = 70
+"""Bytes: a socket's path has at most 103 on every system, of which multiprocessing's own names take 32."""
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - multiprocessing makes a private folder in it
+
+
+@contextlib.contextmanager
+def _folder_for_a_socket() -> Iterator[None]:
+    """Let multiprocessing put its socket where the path is short enough, wherever TMPDIR points.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    before = tempfile.tempdir
+    try:
+        usual = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UsageError("no folder for temporary files can be written; set TMPDIR to one that can") from error
+    if len(os.fsencode(usual)) > _LONGEST_FOLDER:
+        short = next((folder for folder in _SHORT_FOLDERS if os.access(folder, os.W_OK | os.X_OK)), None)
+        if short is None:
+            raise UsageError(
+                f"the path of TMPDIR ({usual}) is too long for a socket; set TMPDIR to a folder of at most "
+                f"{_LONGEST_FOLDER} bytes"
+            )
+        tempfile.tempdir = short
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def open_device(kind: Device, slot: int) -> "torch.device":
@@ -46,6 +88,9 @@ def redirect_output(path: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # the file is ours: what a plugin prints fits whatever the locale says
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     faulthandler.enable()
 
 

@@ -32,7 +32,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
         elif sys.platform == "linux":
             try:
-                _CLEAR_REFS.write_text("5")  # proc(5): reset the peak resident set size
+                _CLEAR_REFS.write_text("5", encoding="ascii")  # proc(5): reset the peak resident set size
                 self._resident = True
             except OSError:
                 pass  # a container may forbid it; an unreset peak would be wrong, so there is none
@@ -95,7 +95,7 @@ def _status(field: str) -> int | None:
     """A size out of /proc/self/status, in bytes."""
     if not _STATUS.exists():
         return None
-    for line in _STATUS.read_text().splitlines():
+    for line in _STATUS.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None

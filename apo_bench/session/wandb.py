@@ -52,10 +52,14 @@ def destination(project: str, mode: str | None) -> Destination:
     """Choose the mode: as asked, else online where a login is known and offline elsewhere.
 
     Raises:
-        UsageError: wandb is not installed.
+        UsageError: wandb is not installed, or there is no home folder, in which it looks for its settings.
     """
     if importlib.util.find_spec("wandb") is None:
         raise UsageError("wandb is not installed; `pip install wandb`, or leave W&B out")
+    try:
+        Path.home()
+    except RuntimeError as error:  # as in a container, under a number that no user has
+        raise UsageError(f"user {os.getuid()} has no home folder, which wandb needs; set $HOME to a folder") from error
     return Destination(project, mode or ("online" if logged_in() else "offline"))
 
 

@@ -28,7 +28,7 @@ import filelock
 import msgspec
 
 from apo_bench.errors import StoreError
-from apo_bench.files import CHECKPOINT, sync_folder, write_durably
+from apo_bench.files import CHECKPOINT, NO_LOCKS, NoLocksError, check_locks, sync_folder, write_durably
 from apo_bench.records.events import Event
 from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Intent, Role, RunRecord, decode_intent, encode
@@ -112,6 +112,9 @@ class Store:
             probe = path / "active" / f".probe-{uuid.uuid4().hex}"
             probe.write_bytes(b"")
             probe.unlink()
+            check_locks(path / "locks")
+        except NoLocksError as error:
+            raise _without_locks(path, error) from error
         except OSError as error:
             raise StoreError(f"cannot write to {path} ({error.strerror}); name another folder with --store") from error
 
@@ -125,6 +128,9 @@ class Store:
         """Claim a run for this process; yields False when another holds it for longer than ``patience`` seconds.
 
         The kernel releases the claim when the process dies, however it dies.
+
+        Raises:
+            StoreError: The file system has no such locks.
         """
         lock = filelock.FileLock(self.path / "locks" / f"{run_id}.lock")
         try:
@@ -132,6 +138,10 @@ class Store:
         except filelock.Timeout:
             yield False
             return
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise _without_locks(self.path, error) from error
         try:
             yield True
         finally:
@@ -260,6 +270,13 @@ class Store:
         """
         with self.claim(f"probe-{device}", patience) as mine:
             yield mine
+
+
+def _without_locks(store: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"the file system of {store} has no locks ({error.strerror}), without which two processes would write one run; "
+        "name a folder on another one with --store, for example on a local disk"
+    )
 
 
 def _read(path: Path) -> bytes | None:

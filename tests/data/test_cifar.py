@@ -117,3 +117,15 @@ def test_a_download_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         DataError, match=r"cannot download http://127\.0\.0\.1:9/.*; run `apo-bench data fetch cifar10`, or"
     ):
         cifar.fetch("cifar10")
+
+
+@pytest.mark.parametrize("around", ["cifar-python", "the same"])
+def test_a_folder_that_a_browser_made_around_it_is_looked_into(small: tuple[str, Path], around: str) -> None:
+    name, base = small
+    images = cifar.load(name).train.inputs[0]
+    moved = base.rename(base.with_name("moved"))
+    outer = base.with_name(base.name if around == "the same" else around)
+    outer.mkdir()
+    moved.rename(outer / base.name)
+    cifar._digest.cache_clear()
+    assert torch.equal(cifar.load(name).train.inputs[0], images)

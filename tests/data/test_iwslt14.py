@@ -1,5 +1,6 @@
 """IWSLT14 on a small archive in the format of the original; no network."""
 
+import gzip
 import io
 import tarfile
 from collections.abc import Callable
@@ -222,3 +223,29 @@ def test_the_task_is_the_recalled_model_on_lowercased_text() -> None:
     assert task.metric.signature.endswith("|lowercased")
     assert task.dataset.blank is not None
     assert task.dataset.blank(2).targets.shape == (2, 28)
+
+
+@pytest.mark.parametrize("name", ["de-en.tgz", "de-en.tar"])
+def test_an_archive_that_a_browser_has_decompressed_is_read(name: str) -> None:
+    _write(_files())
+    texts = iwslt14.pairs()
+    content = gzip.decompress(iwslt14.archive().read_bytes())
+    folder = iwslt14.archive().parent
+    iwslt14.archive().unlink()
+    (folder / name).write_bytes(content)
+    (folder.parent / lock.LOCK).unlink()
+    assert iwslt14.pairs() == texts
+    assert len(IWSLT14_DE_EN.load().test) == len(texts["test"])
+
+
+def test_an_archive_that_a_browser_has_unpacked_into_a_folder_says_how_to_pack_it() -> None:
+    (iwslt14.archive().parent / "de-en").mkdir(parents=True)
+    assert "de-en lies beside it: a browser has unpacked it; run `tar -czf " in _line()
+
+
+def test_a_byte_order_mark_makes_no_sentence_of_the_first_line() -> None:
+    _write(_files())
+    texts = iwslt14.pairs()
+    (iwslt14.archive().parent.parent / lock.LOCK).unlink()
+    _write({name: f"\ufeff{text}" for name, text in _files().items()})
+    assert iwslt14.pairs() == texts

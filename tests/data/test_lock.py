@@ -1,7 +1,11 @@
 """The lock of checksums: recorded at first use, held to ever after."""
 
+import errno
+import fcntl
 import hashlib
 import multiprocessing
+import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -9,6 +13,7 @@ import pytest
 
 from apo_bench.data import lock
 from apo_bench.data.download import download
+from apo_bench.data.location import data_folder
 from apo_bench.errors import DataError
 
 
@@ -77,3 +82,38 @@ def test_a_failed_download_is_one_line_and_leaves_no_file(folder: Path) -> None:
         download(["http://127.0.0.1:9/x"], folder / "sub" / "x")
     assert len(str(caught.value).splitlines()) == 1
     assert not (folder / "sub" / "x").exists()
+
+
+def test_a_lock_that_windows_wrote_is_read(folder: Path) -> None:
+    """With a byte-order mark, an asterisk for binary files, capitals and its own ends of lines."""
+    file = _write(folder, "a b", b"content")
+    digest = hashlib.sha256(b"content").hexdigest()
+    (folder / lock.LOCK).write_bytes(f"\ufeff{digest.upper()} *a b\r\n".encode())
+    assert lock.check(file) == digest
+    _write(folder, "a b", b"other")
+    with pytest.raises(DataError, match="is not the file whose checksum"):
+        lock.check(file)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(DataError, match=rf"has no locks \({os.strerror(code)}\); name a data folder on another"):
+        lock.check(_write(folder, "a", b"content"))
+
+
+def test_a_user_without_a_home_folder_is_told_which_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("APO_BENCH_DATA", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(_: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(DataError, match=r"has no home folder; set \$APO_BENCH_DATA to a folder for the data, or"):
+        data_folder()
+    monkeypatch.setenv("APO_BENCH_DATA", "here")
+    assert data_folder() == Path("here")

@@ -151,3 +151,13 @@ def test_networks_fit_their_data(make: Callable[[], Task]) -> None:
     batch = task.dataset.blank(2)
     assert task.objective.loss(task.model()(*batch.inputs), batch).isfinite()
     assert task.source
+
+
+def test_files_that_a_browser_has_unpacked_are_told_from_damaged_ones(small: Small) -> None:
+    first = small.files[0]
+    first.write_bytes(gzip.decompress(first.read_bytes()))
+    with pytest.raises(DataError, match="is not compressed: a browser has unpacked it and kept the name; run"):
+        mnist.load(small.name)
+    first.rename(first.with_suffix(""))
+    with pytest.raises(DataError, match="is missing, and train-images-idx3-ubyte lies beside it: a browser has unpack"):
+        mnist.load(small.name)

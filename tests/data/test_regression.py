@@ -251,3 +251,37 @@ def test_networks_fit_their_data(make: Callable[[], Task]) -> None:
     outputs = task.model()(*batch.inputs)
     assert outputs.shape == batch.targets.shape
     assert task.objective.loss(outputs, batch).isfinite()
+
+
+def test_a_byte_order_mark_changes_nothing(folder: Path) -> None:
+    """A spreadsheet that saves the file puts one before the first name, here that of the groups."""
+    _write(GROUPED, _csv())
+    plain = regression.load(GROUPED)
+    (folder / lock.LOCK).unlink()
+    _write(GROUPED, "\ufeff" + _csv().replace("\n", "\r\n"))
+    marked = regression.load(GROUPED)
+    assert torch.equal(plain.train.inputs[0], marked.train.inputs[0])
+    assert torch.equal(plain.test.targets, marked.test.targets)
+
+
+@pytest.mark.parametrize("member", ["__MACOSX/grouped.csv", "__MACOSX/b/grouped.csv", "__MACOSX/._grouped.csv"])
+def test_what_macos_adds_to_an_archive_is_passed_over(folder: Path, member: str) -> None:
+    _write(GROUPED, _csv())
+    with zipfile.ZipFile(GROUPED.archive, "a") as archive:
+        archive.writestr(member, b"\x00\x05\x16\x07")
+    assert len(regression.load(GROUPED).train) > 0
+
+
+@pytest.mark.parametrize("place", ["grouped.csv", "grouped/some folder/grouped.csv"])
+def test_an_archive_that_a_browser_has_unpacked_is_read_and_held_to_its_checksum(folder: Path, place: str) -> None:
+    _write(GROUPED, _csv())
+    packed = regression.load(GROUPED)
+    GROUPED.archive.unlink()
+    file = GROUPED.archive.parent / place
+    for path, text in ((file, _csv()), (GROUPED.archive.parent / "__MACOSX" / "grouped.csv", "notes")):
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(text, encoding="utf-8")
+    assert torch.equal(regression.load(GROUPED).train.inputs[0], packed.train.inputs[0])
+    file.write_text(_csv().replace(",7,", ",8,"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"grouped\.csv is not the file whose checksum"):
+        regression.load(GROUPED)
