@@ -73,11 +73,14 @@ def examine(store: Path) -> list[Check]:
 def _torch() -> Iterator[Check]:
     import torch
 
+    from apo_bench.measure.cores import threads_of_a_run
+
     identity = torch.eye(2)
     if not torch.equal(identity @ identity, identity):
         yield Check("torch", "broken", f"{torch.__version__} multiplies wrongly; reinstall it")
         return
-    yield Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    threads = threads_of_a_run()
+    yield Check("torch", "ok", f"{torch.__version__}, {threads.count} threads ({threads.source})")
 
 
 def _cuda() -> Iterator[Check]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from apo_bench.measure.cores import Cores
 from apo_bench.planning.cost import CellCost, cell_costs
 from apo_bench.planning.expected import total
 from apo_bench.planning.grid import tuning_points
@@ -152,12 +153,12 @@ def print_costs(plan: Plan, options: argparse.Namespace) -> None:
     print(f"\n{cost_table(cell_costs(plan), options.gpu_tflops)}", flush=True)
 
 
-def print_plan(plan: Plan, device: Device, options: argparse.Namespace, threads: int) -> None:
+def print_plan(plan: Plan, device: Device, options: argparse.Namespace, threads: Cores) -> None:
     """Print a row for what is run on each task, how much of it is left, and why finished runs are made again."""
     suite = plan.suite
     print(
-        f"suite {suite.name}, scale {suite.scale}, on {device}, {options.workers} x {threads} threads, "
-        f"store {options.store}\n"
+        f"suite {suite.name}, scale {suite.scale}, on {device}, {options.workers} x {threads.count} threads "
+        f"({threads.source}), store {options.store}\n"
     )
     rows: list[list[str]] = []
     available = {entry.task for entry in suite.tasks}

@@ -1,7 +1,6 @@
 """``apo-bench probe``: what a step of each competitor costs, side by side."""
 
 import argparse
-import os
 from typing import TYPE_CHECKING
 
 from apo_bench.cli.options import (
@@ -32,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_selection(parser)
     parser.add_argument("--processes", type=int, default=5, metavar="N", help="processes a cell (default 5)")
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="rounds in each process (default 10)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores, as `run` has them)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: as of `run`)")
     parser.add_argument("--again", action="store_true", help="re-measure what has been measured already")
     add_json(parser)
     add_store(parser)
@@ -64,10 +63,13 @@ def call(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> "ProbeSettings":
+    from apo_bench.measure.cores import threads_of_a_run
     from apo_bench.session.probe import ProbeSettings
 
+    threads = threads_of_a_run(options.threads)
     return ProbeSettings(
-        threads=options.threads or max(1, os.cpu_count() or 1),
+        threads=threads.count,
+        threads_from=threads.source,
         processes=options.processes,
         rounds=options.rounds,
         compile=options.compile,

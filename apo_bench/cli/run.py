@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="0,1,4-6", help="these seeds on every task")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default 1)")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads a run (default: all cores, shared among workers)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads a run (default: $OMP_NUM_THREADS, or the cores of this process, shared among workers)",
     )
     parser.add_argument(
         "--checkpoint-every",
@@ -69,6 +71,7 @@ def call(options: argparse.Namespace) -> int:
     """Plan, run, publish."""
     from apo_bench.cli.selection import Selection, parse_scale
     from apo_bench.execution.process import start_fork_server
+    from apo_bench.measure.cores import threads_of_a_run
     from apo_bench.plugins.registry import optimizers, tasks
     from apo_bench.records.spec import Scale
     from apo_bench.store.scan import Scan
@@ -76,6 +79,7 @@ def call(options: argparse.Namespace) -> int:
 
     _check_counts(options)
     check_device(options)
+    threads = threads_of_a_run(options.threads, options.workers)
     selection = Selection.of(options)
     chosen = selection.at(parse_scale(options.scale)) if options.scale else None
     # whatever is wrong so far was told before torch is imported
@@ -99,7 +103,6 @@ def call(options: argparse.Namespace) -> int:
         return plan(suite, device, tasks(), optimizers(), scan, compile=options.compile, after_tuning=after_tuning)
 
     planned = look(scan, after_tuning=False)
-    threads = options.threads or max(1, (os.cpu_count() or 1) // options.workers)
     if options.json:
         print_json(planned, options)
     else:
@@ -115,7 +118,8 @@ def call(options: argparse.Namespace) -> int:
     _ask(planned, options)
     settings = RunSettings(
         workers=options.workers,
-        threads=threads,
+        threads=threads.count,
+        threads_from=threads.source,
         checkpoint_seconds=options.checkpoint_every,
         wandb=options.wandb,
         output_is_data=options.json,

@@ -12,6 +12,7 @@ class Job(Frozen, frozen=True):
         intent: The run.
         store: Folder of the store.
         threads: CPU threads for torch.
+        threads_from: What said how many (`apo_bench.measure.cores`).
         checkpoint_seconds: Shortest time between two checkpoints.
         co_scheduled: How many other runs the same command may have in flight meanwhile.
     """
@@ -21,6 +22,7 @@ class Job(Frozen, frozen=True):
     threads: int
     checkpoint_seconds: float
     co_scheduled: int
+    threads_from: str | None = None
 
     @property
     def run(self) -> RunSpec:

@@ -34,7 +34,12 @@ class _Failed(Frozen, frozen=True, tag=True):
 
 
 def probe(
-    spec: ProbeSpec, context: ForkServerContext, output: Path, between: Callable[[int], None]
+    spec: ProbeSpec,
+    context: ForkServerContext,
+    output: Path,
+    between: Callable[[int], None],
+    *,
+    threads_from: str | None = None,
 ) -> tuple[list[Sample], Environment]:
     """Measure in ``spec.processes`` processes.
 
@@ -44,6 +49,7 @@ def probe(
         output: File to which the processes append what they print.
         between: Called before each process and after the last, with the number of processes that have ended; an error
             that it raises ends the probe.
+        threads_from: What said how many CPU threads there are, for the record.
 
     Returns:
         One sample a process, and where they were made.
@@ -57,7 +63,7 @@ def probe(
         between(number)
         measured = _in_a_process(spec, number, context, output)
         samples.append(measured.sample)
-        environment = environment or measured.environment
+        environment = environment or msgspec.structs.replace(measured.environment, threads_from=threads_from)
     between(spec.processes)
     if environment is None:
         raise ProbeFailedError(f"{spec.title}: nothing was measured; give --processes 1 or more")

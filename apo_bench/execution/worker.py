@@ -90,6 +90,7 @@ def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
             device,
             plugins=(task_plugin.distribution, optimizer_plugin.distribution),
             co_scheduled=job.co_scheduled,
+            threads_from=job.threads_from,
         ),
         task=training.task,
         precision=training.precision,

@@ -83,13 +83,19 @@ class Build(msgspec.Struct, frozen=True):
     dirty: bool | None = None
 
 
-def environment(device: torch.device, plugins: Iterable[str] = (), co_scheduled: int | None = None) -> Environment:
+def environment(
+    device: torch.device,
+    plugins: Iterable[str] = (),
+    co_scheduled: int | None = None,
+    threads_from: str | None = None,
+) -> Environment:
     """Describe this process, its machine and ``device``, as they are now.
 
     Args:
         device: Where the run was made.
         plugins: Distributions that brought the run's task and optimizer.
         co_scheduled: How many other runs the same command may have in flight meanwhile.
+        threads_from: What said how many CPU threads torch has (`apo_bench.measure.cores`).
     """
     code = build()
     cuda = device.type == "cuda"
@@ -113,6 +119,7 @@ def environment(device: torch.device, plugins: Iterable[str] = (), co_scheduled:
         variables=_variables(os.environ),
         packages=_packages(plugins),
         co_scheduled=co_scheduled,
+        threads_from=threads_from,
     )
 
 

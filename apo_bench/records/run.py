@@ -186,6 +186,7 @@ class Environment(Frozen, frozen=True):
         device_name: The card, or the processor.
         cpu_count: Logical processors of the machine.
         threads: CPU threads of torch.
+        threads_from: What said how many: an option, an environment variable, or what bounds the cores.
         deterministic: Whether torch was told to use deterministic algorithms.
         cuda: Version of CUDA that torch was built for.
         cudnn: Version.
@@ -215,6 +216,7 @@ class Environment(Frozen, frozen=True):
     variables: dict[str, str] = {}  # noqa: RUF012
     packages: dict[str, str] = {}  # noqa: RUF012
     co_scheduled: int | None = None
+    threads_from: str | None = None
 
 
 class Intent(Frozen, frozen=True):

@@ -29,6 +29,7 @@ class ProbeSettings:
 
     Attributes:
         threads: CPU threads.
+        threads_from: What said how many (`apo_bench.measure.cores`).
         processes: Processes a cell, one after the other.
         rounds: Rounds in each.
         compile: Whether models run through `torch.compile`.
@@ -42,6 +43,7 @@ class ProbeSettings:
     compile: bool = False
     again: bool = False
     output_is_data: bool = False
+    threads_from: str | None = None
 
 
 class ProbeSession:
@@ -109,7 +111,13 @@ class ProbeSession:
                     refuse_beside_runs(self.store, self.device)
                     show(ended)
 
-                samples, environment = probe(planned.spec, self.context, self.store.probe_output, between)
+                samples, environment = probe(
+                    planned.spec,
+                    self.context,
+                    self.store.probe_output,
+                    between,
+                    threads_from=self.settings.threads_from,
+                )
         except ProbeFailedError as error:
             self.failures += 1
             print(f"apo-bench: {error}", file=sys.stderr)

@@ -30,6 +30,7 @@ class RunSettings:
     Attributes:
         workers: Runs at a time.
         threads: CPU threads a run.
+        threads_from: What said how many (`apo_bench.measure.cores`).
         checkpoint_seconds: Shortest time between two checkpoints of a run.
         wandb: Whether W&B follows the runs.
         output_is_data: Whether the standard output belongs to a program, so that words go to the standard error.
@@ -40,6 +41,7 @@ class RunSettings:
     checkpoint_seconds: float = 60.0
     wandb: bool = False
     output_is_data: bool = False
+    threads_from: str | None = None
 
 
 class RunSession(Watcher):
@@ -143,6 +145,7 @@ class RunSession(Watcher):
             ),
             store=str(self.store.path),
             threads=settings.threads,
+            threads_from=settings.threads_from,
             checkpoint_seconds=settings.checkpoint_seconds,
             co_scheduled=min(settings.workers, plan.pending_count) - 1,
         )
