@@ -25,6 +25,7 @@ from apo_bench.records.events import Evaluated, Started
 from apo_bench.records.run import Intent, Role, RunRecord
 from apo_bench.records.spec import Scale
 from apo_bench.render.leaderboard import leaderboard_markdown
+from apo_bench.session.wandb_fields import LONGEST, as_config, as_metrics, checked_project, fitted
 from apo_bench.store.scan import Scan, read_events
 from apo_bench.store.store import Active, Store
 
@@ -52,7 +53,8 @@ def destination(project: str, mode: str | None) -> Destination:
     """Choose the mode: as asked, else online where a login is known and offline elsewhere.
 
     Raises:
-        UsageError: wandb is not installed, or there is no home folder, in which it looks for its settings.
+        UsageError: wandb is not installed, there is no home folder, in which it looks for its settings, or W&B takes no
+            project of this name.
     """
     if importlib.util.find_spec("wandb") is None:
         raise UsageError("wandb is not installed; `pip install wandb`, or leave W&B out")
@@ -60,7 +62,7 @@ def destination(project: str, mode: str | None) -> Destination:
         Path.home()
     except RuntimeError as error:  # as in a container, under a number that no user has
         raise UsageError(f"user {os.getuid()} has no home folder, which wandb needs; set $HOME to a folder") from error
-    return Destination(project, mode or ("online" if logged_in() else "offline"))
+    return Destination(checked_project(project), mode or ("online" if logged_in() else "offline"))
 
 
 def logged_in() -> bool:
@@ -139,7 +141,7 @@ class Pusher:
             group=f"{suite}-{scale}", job_type="leaderboard",
         )  # fmt: skip
         run.log({"leaderboard": wandb.Table(columns=columns, data=[list(row.values()) for row in rows])})
-        artifact = wandb.Artifact(f"leaderboard-{suite}-{scale}", type="leaderboard")
+        artifact = wandb.Artifact(fitted("artifact", f"leaderboard-{suite}-{scale}"), type="leaderboard")
         with artifact.new_file("leaderboard.md", mode="w", encoding="utf-8") as file:
             file.write(leaderboard_markdown(board))
         run.log_artifact(artifact)
@@ -161,13 +163,15 @@ class Pusher:
             name=spec.title,
             group=f"{suite}-{scale}",
             job_type=f"{Cell.of(spec).title}{tuning}",
-            config=msgspec.to_builtins(spec) | {"suite": suite, "scale": str(scale), "run_id": spec.run_id},
+            config=as_config(msgspec.to_builtins(spec) | {"suite": suite, "scale": str(scale), "run_id": spec.run_id}),
         )
         return _Mirror(run)
 
     def _init(self, **fields: Any) -> "wandb.Run":
         import wandb
 
+        for name in fields.keys() & LONGEST.keys():
+            fields[name] = fitted(name, fields[name])
         return wandb.init(
             project=self._where.project,
             mode=self._where.mode,  # type: ignore[arg-type] # one of wandb's words
@@ -201,7 +205,8 @@ class _Mirror:
                 case Evaluated() if event.point.step > self._step:
                     self._step = event.point.step
                     point: dict[str, Any] = msgspec.to_builtins(event.point)
-                    self._run.log({key: value for key, value in point.items() if key != "step"}, step=self._step)
+                    del point["step"]
+                    self._run.log(as_metrics(point), step=self._step)
                 case _:
                     pass
 
@@ -217,12 +222,12 @@ class _Mirror:
             )
             if value is not None
         }
-        self._run.config.update(facts, allow_val_change=True)  # type: ignore[no-untyped-call]
+        self._run.config.update(as_config(facts), allow_val_change=True)  # type: ignore[no-untyped-call]
         summary: dict[str, Any] = {"outcome": msgspec.to_builtins(record.outcome), "continued": record.continued}
         summary |= {name: value for name, value in msgspec.to_builtins(record.scores).items() if value is not None}
         if record.cost:
             summary |= msgspec.to_builtins(record.cost)
-        self._run.summary.update(summary)
+        self._run.summary.update(as_metrics(summary))
         self._run.finish(exit_code=0 if record.is_result else 1)
 
     def abandon(self) -> None:
