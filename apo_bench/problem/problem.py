@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,8 @@ class Problem:
         ledger: Where the time of the phases is written; `None` writes none.
 
     Raises:
-        UsageError: The model has no trainable parameter, or a lazy module that has not seen a batch; it would have to be
-            trained by several processes; or it is not in its storage format.
+        UsageError: The model has no trainable parameter, or a lazy module that has not seen a batch; it would have to
+            be trained by several processes; or it is not in its storage format.
     """
 
     def __init__(
