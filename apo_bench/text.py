@@ -19,6 +19,15 @@ def quantity(value: float | None) -> str:
     return f"{value:.3g} Z"
 
 
+def epochs(count: float) -> str:
+    """A budget.
+
+    >>> epochs(1), epochs(0.5), epochs(200)
+    ('1 epoch', '0.5 epochs', '200 epochs')
+    """
+    return f"{count:g} epoch{'' if count == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Round a time for people.
 

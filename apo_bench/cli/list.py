@@ -149,11 +149,13 @@ def _scales(name: str) -> _Row:
     from apo_bench.suites import SUITES, suite
 
     available = {}
+    from apo_bench.text import epochs
+
     if name == "all":
         return {"holds": ", ".join(other for other in SUITES if other != name)}
     for scale in Scale:
         entries = suite(name, scale).tasks
-        available[f"scale {scale}"] = ", ".join(f"{entry.task} ({entry.epochs:g} epochs)" for entry in entries)
+        available[f"scale {scale}"] = ", ".join(f"{entry.task} ({epochs(entry.epochs)})" for entry in entries)
     return available
 
 
@@ -213,13 +215,14 @@ def _budgets(task: str) -> Iterator[str]:
     """Every suite that holds a task, with its budget at each scale; two entries of different budgets show both."""
     from apo_bench.records.spec import Scale
     from apo_bench.suites import SUITES
+    from apo_bench.text import epochs
 
     for name, make in SUITES.items():
         scales = []
         for scale in Scale:
-            epochs = dict.fromkeys(entry.epochs for entry in make(scale).tasks if entry.task == task)
-            if epochs:
-                scales.append(f"{scale} {' or '.join(f'{budget:g}' for budget in epochs)} epochs")
+            budgets = dict.fromkeys(entry.epochs for entry in make(scale).tasks if entry.task == task)
+            if budgets:
+                scales.append(f"{scale} {' or '.join(map(epochs, budgets))}")
         if scales:
             yield f"{name}: {', '.join(scales)}"
 

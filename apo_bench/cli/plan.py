@@ -16,7 +16,7 @@ from apo_bench.planning.plan import Plan, PlannedEntry, PlannedRun
 from apo_bench.records.spec import Device, RunSpec
 from apo_bench.records.suite import OptimizerEntry, TaskEntry
 from apo_bench.render.terminal import paragraph, terminal_table
-from apo_bench.text import MISSING, duration, quantity
+from apo_bench.text import MISSING, duration, epochs, quantity
 
 _NOTE = (
     "Estimate: {tflops:g} TFLOP/s sustained is assumed (--gpu-tflops), not measured. Counted are the network's own "
@@ -183,7 +183,7 @@ def _rows(
 ) -> Iterator[list[str]]:
     """A row for a task's tuning runs, where it has any, and one for its reported runs; `None` has no data."""
     competitors, formats = plan.asked.competitors(entry), plan.asked.formats(entry)
-    what = f"{entry.task}, {entry.epochs:g} epoch{'' if entry.epochs == 1 else 's'}, {' '.join(formats)}"
+    what = f"{entry.task}, {epochs(entry.epochs)}, {' '.join(formats)}"
     tried = tuning_points(entry, competitors)
     if tried:
         names = " ".join(f"{name} ({count} points)" for name, count in tried.items())

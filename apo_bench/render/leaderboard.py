@@ -10,7 +10,7 @@ from apo_bench.evidence.leaderboard import Leaderboard, Row, Section
 from apo_bench.evidence.step_costs import doubts
 from apo_bench.records.cell import REFERENCE
 from apo_bench.render.terminal import paragraph, terminal_table
-from apo_bench.text import MISSING, escaped, quantity, seconds, size
+from apo_bench.text import MISSING, epochs, escaped, quantity, seconds, size
 
 _Column = tuple[str, Callable[[Row], str]]
 
@@ -87,12 +87,9 @@ def _section_text(section: Section) -> str:
     ]
     cells = [[render(row) for _, render in columns] for row in section.rows]
     align = "<<" + ">" * (len(columns) - 2)
-    epochs = section.rows[0].epochs  # a section has one budget
     emulated = dict.fromkeys(str(row.precision) for row in section.rows if row.emulated)
     note = f"\n{', '.join(emulated)} is emulated on this device: scores count, times do not" if emulated else ""
-    title = paragraph(
-        f"{section.task} on {section.device}, {epochs:g} {'epoch' if epochs == 1 else 'epochs'}: {metric}"
-    )
+    title = paragraph(f"{section.task} on {section.device}, {epochs(section.rows[0].epochs)}: {metric}")
     return f"{title}\n{terminal_table([name for name, _ in columns], cells, align, wrapped=0)}{note}"
 
 

@@ -32,7 +32,7 @@ from apo_bench.records.outcome import (
     message_of,
 )
 from apo_bench.records.spec import RunSpec
-from apo_bench.text import duration
+from apo_bench.text import duration, epochs
 
 
 class Display(Watcher):
@@ -126,7 +126,7 @@ class Display(Watcher):
             case Exhausted() | Reached():
                 if point is None:
                     return "finished"
-                return f"validation {point.validation:.4g} after {point.epoch:g} epochs, {point.seconds:.1f} s"
+                return f"validation {point.validation:.4g} after {epochs(point.epoch)}, {point.seconds:.1f} s"
             case Diverged():
                 return f"diverged at step {outcome.step} ({outcome.reason})"
             case Crashed() | OutOfMemory() | Failed():

@@ -43,7 +43,7 @@ def test_list_long_shows_what_a_task_declares(moon_shell: Shell) -> None:
 def test_list_shows_everything_of_one_task_optimizer_or_suite(tiny_shell: Shell) -> None:
     text = tiny_shell("list", "fashion-mnist-20k.lenet").stdout
     assert "    parameters: 61,706\n" in text
-    assert "suites: classification: smoke 1 epochs, local 5 epochs" in text
+    assert "suites: classification: smoke 1 epoch, local 5 epochs" in text
     assert "examples: not stated" in tiny_shell("list", "tiny").stdout
     assert "reference: Polyak, 1964" in tiny_shell("list", "sgdm").stdout
     assert "scale smoke: concrete" not in tiny_shell("list", "classification").stdout

@@ -69,4 +69,4 @@ def test_the_display_says_all_that_a_reader_waits_for() -> None:
     assert "apo-bench: a probe is measuring; the next run waits for it" in lines
     assert "another process is running the remaining 2 runs; waiting for it (Ctrl-C stops)" in lines
     assert "stopping after the 1 runs in flight; Ctrl-C again stops them now" in lines
-    assert "[1/1] t o fp32 seed 0: validation 80 after 1 epochs, 1.0 s" in lines
+    assert "[1/1] t o fp32 seed 0: validation 80 after 1 epoch, 1.0 s" in lines
