@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apo_bench.data.examples import Batch, Dataset, Examples, Splits
     from apo_bench.errors import UsageError
-    from apo_bench.plugins.metrics import Accuracy, MeanLoss, MeanSquaredError
+    from apo_bench.plugins.metrics import Accuracy, BinaryAccuracy, MeanLoss, MeanSquaredError, TokenAccuracy
     from apo_bench.plugins.optimizer import Competitor, Search, hyperparameter
     from apo_bench.plugins.task import Target, Task
     from apo_bench.problem.objectives import BernoulliCrossEntropy, CrossEntropy, SquaredError, TokenCrossEntropy
@@ -23,6 +23,7 @@ _HOME = {
     "Accuracy": "apo_bench.plugins.metrics",
     "Batch": "apo_bench.data.examples",
     "BernoulliCrossEntropy": "apo_bench.problem.objectives",
+    "BinaryAccuracy": "apo_bench.plugins.metrics",
     "Competitor": "apo_bench.plugins.optimizer",
     "CrossEntropy": "apo_bench.problem.objectives",
     "Dataset": "apo_bench.data.examples",
@@ -39,6 +40,7 @@ _HOME = {
     "StepResult": "apo_bench.problem.rule",
     "Target": "apo_bench.plugins.task",
     "Task": "apo_bench.plugins.task",
+    "TokenAccuracy": "apo_bench.plugins.metrics",
     "TokenCrossEntropy": "apo_bench.problem.objectives",
     "TorchRule": "apo_bench.problem.rule",
     "UsageError": "apo_bench.errors",
@@ -50,6 +52,7 @@ __all__ = [
     "Accuracy",
     "Batch",
     "BernoulliCrossEntropy",
+    "BinaryAccuracy",
     "Competitor",
     "CrossEntropy",
     "Dataset",
@@ -66,6 +69,7 @@ __all__ = [
     "StepResult",
     "Target",
     "Task",
+    "TokenAccuracy",
     "TokenCrossEntropy",
     "TorchRule",
     "UpdateRule",

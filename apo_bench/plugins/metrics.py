@@ -5,14 +5,17 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from apo_bench.data.examples import Batch, Examples
-from apo_bench.problem.objectives import Objective, of_shape, wide
+from apo_bench.problem.objectives import Objective, wide
 from apo_bench.problem.problem import Problem
+from apo_bench.problem.shapes import METRICS, alike, check_numbers, counted_of, ignored_of, labels_of, tokens_of
 from apo_bench.records.run import Direction
 
 
 @runtime_checkable
 class Metric(Protocol):
     """How outputs are judged, as a mean over examples. A plugin's metric is one of this kind or a `CorpusMetric`.
+
+    A metric may be `Counted` too, where it is a mean over something else.
 
     Attributes:
         name: As printed, with its unit.
@@ -34,15 +37,95 @@ class Metric(Protocol):
         ...
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """A metric that is a mean over something else than all examples: over tokens, or over those that have a label."""
+
+    def count(self, batch: Batch) -> int:
+        """What a batch counts for: totals are divided by the sum of the counts."""
+        ...
+
+
 class Accuracy:
-    """Share of examples whose largest logit is at the label, in percent."""
+    """Share of examples whose largest logit is at the label, in percent.
+
+    Logits are ``(batch, classes)``, labels ``(batch,)``; an example whose label is -100 counts nowhere.
+    """
 
     name = "accuracy (%)"
     direction = Direction.MAXIMIZE
 
     def total(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """A hundred for each correct example."""
-        return 100.0 * (outputs.argmax(dim=-1) == batch.targets).sum()
+        """A hundred for each correct example.
+
+        Raises:
+            ShapeError: Outputs or targets have another shape or type.
+        """
+        labels = labels_of(METRICS, outputs, batch.targets)
+        return 100.0 * (outputs.argmax(dim=-1) == labels).sum()
+
+    def count(self, batch: Batch) -> int:
+        """Examples with a label."""
+        ignored = ignored_of(batch.targets)
+        return batch.size if ignored is None else batch.size - int(ignored.sum())
+
+
+class TokenAccuracy:
+    """Share of tokens whose largest logit is at the target, in percent.
+
+    Logits are ``(batch, positions, pieces)``, targets ``(batch, positions)``.
+
+    Args:
+        padding: Target that is no target, as in `TokenCrossEntropy`.
+    """
+
+    name = "token accuracy (%)"
+    direction = Direction.MAXIMIZE
+
+    def __init__(self, padding: int = 0) -> None:
+        self.padding = padding
+
+    def total(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """A hundred for each correct token.
+
+        Raises:
+            ShapeError: Outputs or targets have another shape or type.
+        """
+        targets = tokens_of(METRICS, outputs, batch.targets)
+        correct = outputs.argmax(dim=-1) == targets
+        return 100.0 * (correct & counted_of(targets, self.padding)).sum()
+
+    def count(self, batch: Batch) -> int:
+        """Tokens."""
+        return int(counted_of(batch.targets, self.padding).sum())
+
+
+class BinaryAccuracy:
+    """Share of outputs that are true or false as their targets are, in percent, a mean over examples.
+
+    Outputs are logits, true above 0; targets are 0 or 1, in the shape of the outputs.
+    """
+
+    name = "accuracy (%)"
+    direction = Direction.MAXIMIZE
+
+    def total(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Sum over examples of a hundred times the share of an example's outputs.
+
+        Raises:
+            ShapeError: Outputs and targets differ in shape.
+        """
+        targets = alike("BinaryAccuracy", METRICS, outputs, batch.targets)
+        right = (outputs > 0) == (targets > 0.5)  # noqa: PLR2004 - halfway from false to true
+        return 100.0 * right.float().reshape(len(right), -1).mean(1).sum()
+
+    def check_targets(self, outputs: Tensor, targets: Tensor) -> None:  # noqa: ARG002 - whatever the outputs are
+        """Refuse targets that are not from 0 to 1.
+
+        Raises:
+            ShapeError: There is one.
+        """
+        check_numbers("BinaryAccuracy", targets, 0.0, 1.0)
 
 
 @runtime_checkable
@@ -82,12 +165,17 @@ class MeanSquaredError:
     direction = Direction.MINIMIZE
 
     def total(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Sum over examples of the mean over an example's outputs."""
-        return (wide(outputs) - of_shape(outputs, batch.targets)).square().flatten(1).mean(1).sum()
+        """Sum over examples of the mean over an example's outputs.
+
+        Raises:
+            ShapeError: Outputs and targets differ in shape.
+        """
+        targets = alike("MeanSquaredError", METRICS, outputs, batch.targets)
+        return (wide(outputs) - targets).square().reshape(len(outputs), -1).mean(1).sum()
 
 
 class MeanLoss:
-    """The objective's own loss of an example.
+    """The objective's own loss of an example, or of a token where its loss is a mean over tokens.
 
     Args:
         objective: Which.
@@ -101,5 +189,10 @@ class MeanLoss:
         self.name = name
 
     def total(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Sum over examples."""
-        return self.objective.loss(outputs, batch) * batch.size
+        """Sum over what the loss is a mean over; 0 where that is nothing."""
+        count = self.count(batch)
+        return self.objective.loss(outputs, batch) * count if count else outputs.new_zeros(())
+
+    def count(self, batch: Batch) -> int:
+        """What the loss is a mean over: examples or tokens."""
+        return self.objective.normalizer(batch)

@@ -31,6 +31,7 @@ from apo_bench.records.outcome import Diverged
 from apo_bench.records.run import PrecisionBackend, TaskFacts
 from apo_bench.records.spec import RunSpec
 from apo_bench.training import autopsy
+from apo_bench.training.agreement import check_agreement
 from apo_bench.training.blame import OF_THE_MACHINE, RuleFailedError
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.contract import check_loss, check_rule, check_splits
@@ -158,7 +159,7 @@ def prepare(
     own = seeds.derive(run.seed, run.task, Purpose.UPDATE_RULE)
     clock = Clock(device)
     seen = problem(model, task.objective, policy, additional.draw, compile=run.compile, seed=own, ledger=clock.ledger)
-    _warm_up(seen, data.train.slice(0, task.batch_size))
+    _warm_up(seen, task, data)
     hyperparameters = competitor.settings(run.optimizer.hyperparameters)
     if device.type == "cuda":
         rehearse(seen, competitor, hyperparameters, data.train.slice(0, task.batch_size))
@@ -219,9 +220,11 @@ def _facts(task: Task, model: nn.Module, splits: Splits, batches: BatchStream) -
     )
 
 
-def _warm_up(problem: Problem, batch: Batch) -> None:
+def _warm_up(problem: Problem, task: Task, splits: Splits) -> None:
     """Let kernels be chosen, caches filled and the model compiled before the clock runs; leaves no trace."""
+    batch = splits.train.slice(0, task.batch_size)
     with problem.lookahead():
+        check_agreement(problem, task, batch, splits)
         loss = problem.loss(problem.outputs(batch), batch)
         check_loss(loss)
         problem.gradients(loss, "warm-up")

@@ -1,0 +1,73 @@
+"""Whether the parts of a task fit together, tried on one batch before the first step; and what a metric may return."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from apo_bench.data.examples import Batch, Splits
+from apo_bench.errors import UsageError
+from apo_bench.plugins.metrics import Counted, Metric
+from apo_bench.plugins.task import Task
+from apo_bench.problem.problem import Problem
+from apo_bench.problem.shapes import Checked, ShapeError
+from apo_bench.records.run import Direction
+
+
+def check_agreement(problem: Problem, task: Task, batch: Batch, splits: Splits) -> None:
+    """Refuse a task whose network, objective, metric and data do not fit together.
+
+    Args:
+        problem: Holds the network.
+        task: Says the objective and the metric.
+        batch: Training examples.
+        splits: Whose targets are looked at, all of them: on CUDA a label without a class would end the process.
+
+    Raises:
+        UsageError: They do not fit.
+    """
+    outputs = problem.outputs(batch)
+    for name, split in (("training", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        for part in (task.objective, task.metric):
+            if isinstance(part, Checked):
+                try:
+                    part.check_targets(outputs, split.targets)
+                except ShapeError as error:
+                    raise ShapeError(f"{name} split: {error}") from None
+    problem.loss(outputs, batch)
+    if isinstance(task.metric, Metric):
+        with torch.no_grad():
+            total = total_of(task.metric, outputs.detach(), batch)
+        mean_of(task.metric, float(total), count_of(task.metric, batch))
+
+
+def total_of(metric: Metric, outputs: Tensor, batch: Batch) -> Tensor | float:
+    """The metric's sum over a batch.
+
+    Raises:
+        UsageError: It is no single number.
+    """
+    total: Tensor | float = metric.total(outputs, batch)
+    if isinstance(total, Tensor) and total.dim():
+        raise UsageError(f"metric {metric.name!r} returned a total of shape {tuple(total.shape)}; return the sum")
+    return total
+
+
+def count_of(metric: Metric, batch: Batch) -> int:
+    """What the batch counts for in the metric."""
+    return metric.count(batch) if isinstance(metric, Counted) else batch.size
+
+
+def mean_of(metric: Metric, total: float, count: int) -> float:
+    """The metric over what counts; NaN where nothing does.
+
+    Raises:
+        UsageError: It is larger than it can be: a share in percent that is above 100.
+    """
+    mean = total / count if count else math.nan
+    if metric.direction is Direction.MAXIMIZE and metric.name.endswith("(%)") and mean > 100.0 * (1.0 + 1e-6):
+        raise UsageError(
+            f"metric {metric.name!r} came to {mean:.6g}, above 100: it counts something else than the {count} that it "
+            "is divided by (outputs broadcast against targets, or tokens); compare equal shapes, and declare `count`"
+        )
+    return mean
