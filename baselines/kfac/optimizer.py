@@ -193,8 +193,12 @@ class KFAC:
                 "preconditioned; call them as modules, or use sgdm"
             )
         problem = self.problem
-        count = math.ceil(self.settings.factor_share * batch.size)
+        # 7 % of 100 are 7, and 7.000000000000001 in floating point
+        count = math.ceil(self.settings.factor_share * batch.size * (1.0 - 1e-12))
         part = Batch(tuple(inputs[:count] for inputs in batch.inputs), batch.targets[:count])
+        normalizer = problem.normalizer(part)
+        if not normalizer:  # no label among them: they say nothing of the curvature
+            return [None] * len(self.layers)
         arrangements = self._arrangements(calls, batch)
         if count < batch.size and any(isinstance(found, Free) for found in arrangements.values()):
             # Whose rows are whose is not known, and so the examples that count go through the model by themselves.
@@ -214,7 +218,6 @@ class KFAC:
                 own.start_loss()
             for call, value in zip(calls, gradients.values, strict=True):
                 gathered[self._layer_of[call.module]].take_gradient(value)
-        normalizer = problem.normalizer(part)
         with torch.no_grad():
             return [own.rows(self.settings.sharing, normalizer) for own in gathered]
 
