@@ -129,7 +129,8 @@ def train(job: Job) -> Result:
             break
         curve.append((loop.state.taken, metric))
     finished = bool(curve) and curve[-1][0] == loop.setup.total_steps and loop.diverged is None
-    last_epoch = [metric for step, metric in curve if step > loop.setup.total_steps * (1 - 1 / job.epochs)]
+    begin = loop.setup.total_steps - loop.setup.facts.steps_per_epoch
+    last_epoch = [metric for step, metric in curve if step > begin]
     maximize = loop.setup.facts.direction is Direction.MAXIMIZE
     return Result(
         *job.key,

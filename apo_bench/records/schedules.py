@@ -8,6 +8,11 @@ import math
 
 import msgspec
 
+FLOAT_NOISE = 1e-12
+"""Share of a product by which it may be off for being computed in floating point, which makes no step of its own."""
+_DIGITS = 9
+"""Of a number of steps; what is behind them is noise, too."""
+
 
 class _Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
     warmup: float = 0.0
@@ -46,7 +51,7 @@ def learning_rate_factor(schedule: Schedule, step: int, total: int) -> float:
     >>> [learning_rate_factor(Constant(warmup=0.5), step, 4) for step in range(4)]
     [0.5, 1.0, 1.0, 1.0]
     """
-    warmup_steps = round(schedule.warmup * total)
+    warmup_steps = round(round(schedule.warmup * total, _DIGITS))  # 57.49999999999999 is 57.5
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / (total - warmup_steps)
@@ -54,6 +59,7 @@ def learning_rate_factor(schedule: Schedule, step: int, total: int) -> float:
         case Constant():
             return 1.0
         case Step():
-            return float(schedule.decay ** sum(progress >= milestone for milestone in schedule.milestones))
+            passed = sum(progress >= milestone - FLOAT_NOISE for milestone in schedule.milestones)
+            return float(schedule.decay**passed)
         case Cosine():
             return schedule.final + (1.0 - schedule.final) * 0.5 * (1.0 + math.cos(math.pi * progress))

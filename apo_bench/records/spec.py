@@ -12,7 +12,7 @@ from enum import StrEnum
 import msgspec
 
 from apo_bench.errors import UsageError
-from apo_bench.records.schedules import Constant, Schedule
+from apo_bench.records.schedules import FLOAT_NOISE, Constant, Schedule
 
 Scalar = bool | int | float | str | None
 
@@ -54,14 +54,18 @@ class Budget(Frozen, frozen=True):
     """How long a run trains.
 
     Attributes:
-        epochs: Passes over the training set; a fraction is rounded up to whole steps.
+        epochs: Passes over the training set; a fraction of a step is rounded up to a whole one.
     """
 
     epochs: float
 
     def steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps of the whole run, at least 1."""
-        return max(1, -int(-self.epochs * steps_per_epoch // 1))
+        """Optimizer steps of the whole run, at least 1.
+
+        >>> Budget(epochs=1.1).steps(390)  # as floating-point numbers, 429.00000000000006
+        429
+        """
+        return max(1, math.ceil(self.epochs * steps_per_epoch * (1.0 - FLOAT_NOISE)))
 
 
 class OptimizerSpec(Frozen, frozen=True, omit_defaults=True):

@@ -1,9 +1,12 @@
 """Specifications of runs: their identity and their budget."""
 
+import doctest
+
 import msgspec
 import pytest
 
 from apo_bench.errors import UsageError
+from apo_bench.records import spec
 from apo_bench.records.schedules import Cosine
 from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec
 
@@ -50,7 +53,26 @@ def test_a_hyperparameter_that_would_come_back_as_another_is_refused(value: floa
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1e308, 5e-324, 2**63 - 1, -(2**63), True, None, "λ", ""])
 def test_every_other_hyperparameter_comes_back_as_it_was(value: float | str | None) -> None:
-    spec = OptimizerSpec(name="o", hyperparameters={"x": value})
-    back = msgspec.json.decode(msgspec.json.encode(spec), type=OptimizerSpec).hyperparameters["x"]
+    made = OptimizerSpec(name="o", hyperparameters={"x": value})
+    back = msgspec.json.decode(msgspec.json.encode(made), type=OptimizerSpec).hyperparameters["x"]
     assert back == value
     assert type(back) is type(value)
+
+
+def test_the_docstring_examples() -> None:
+    assert doctest.testmod(spec).failed == 0
+
+
+def test_float_noise_makes_no_step() -> None:
+    """Every budget of so many hundredths of an epoch, against whole numbers."""
+    wrong = [
+        (hundredths, per_epoch)
+        for per_epoch in (1, 7, 39, 140, 390, 469, 1000, 1563)
+        for hundredths in range(1, 1200)
+        if Budget(epochs=hundredths / 100).steps(per_epoch) != max(1, -(-hundredths * per_epoch // 100))
+    ]
+    assert wrong == []
+    assert Budget(epochs=0.1 + 0.2).steps(10) == 3
+    assert Budget(epochs=1 / 3 + 1 / 3).steps(390) == 260
+    assert Budget(epochs=1 - 2 / 3).steps(390) == 130
+    assert Budget(epochs=1.1000001).steps(390) == 430
