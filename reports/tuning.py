@@ -125,9 +125,10 @@ def train(job: Job) -> Result:
     while loop.state.taken < loop.setup.total_steps and loop.diverged is None:
         loop.block(min(job.every, loop.setup.total_steps - loop.state.taken))
         loss, metric = loop.validate()
-        if not (math.isfinite(loss) and math.isfinite(metric)):
+        if not math.isfinite(loss):
             break
-        curve.append((loop.state.taken, metric))
+        if math.isfinite(metric):  # else undefined for these outputs, which is no divergence
+            curve.append((loop.state.taken, metric))
     finished = bool(curve) and curve[-1][0] == loop.setup.total_steps and loop.diverged is None
     begin = loop.setup.total_steps - loop.setup.facts.steps_per_epoch
     last_epoch = [metric for step, metric in curve if step > begin]

@@ -53,7 +53,7 @@ def _suites(scan: "Scan") -> list[dict[str, Any]]:
             "scale": scale,
             "results": sum(count[kind] for kind in ("exhausted", "reached", "diverged")),
             "diverged": count["diverged"],
-            "failed": sum(count[kind] for kind in ("failed", "crashed", "outofmemory")),
+            "failed": sum(count[kind] for kind in ("failed", "crashed", "outofmemory", "undefined")),
             "interrupted": count["interrupted"],
         }
         for (suite, scale), count in sorted(counts.items())

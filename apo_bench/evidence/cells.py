@@ -9,7 +9,7 @@ from apo_bench.evidence.intervals import Interval, mean_interval
 from apo_bench.evidence.quantities import is_emulated
 from apo_bench.evidence.step_costs import Probes, StepCost
 from apo_bench.records.cell import Cell
-from apo_bench.records.outcome import Diverged, Failed
+from apo_bench.records.outcome import Diverged, Failed, Undefined
 from apo_bench.records.run import Cost, RunRecord
 from apo_bench.records.spec import RunSpec
 
@@ -43,10 +43,18 @@ class Runs:
         """In how many the optimizer raised."""
         return sum(isinstance(record.outcome, Failed) for record in self.records)
 
+    @cached_property
+    def undefined(self) -> int:
+        """How many have no score because their metric is undefined."""
+        return sum(isinstance(record.outcome, Undefined) for record in self.records)
+
     @property
-    def is_broken(self) -> bool:
-        """Whether some diverged, or the optimizer raised in some: then a mean of the others would flatter it."""
-        return self.diverged > 0 or self.failed > 0
+    def has_mean(self) -> bool:
+        """Whether a mean over those with a score would not flatter.
+
+        It would where some diverged, are undefined, or the optimizer raised in some.
+        """
+        return not (self.diverged or self.undefined or self.failed)
 
     @cached_property
     def tests(self) -> dict[int, float]:
@@ -59,13 +67,13 @@ class Runs:
         return any(map(is_emulated, self.results))
 
     def minus(self, other: "Runs", comparisons: int) -> Interval | None:
-        """Mean difference of test scores over the seeds that both have; `None` without one, and where either is broken.
+        """Mean difference of test scores over the seeds that both have; `None` unless both have means, and such a seed.
 
         Args:
             other: What is subtracted.
             comparisons: How many such intervals are to hold together.
         """
-        if self.is_broken or other.is_broken:
+        if not (self.has_mean and other.has_mean):
             return None
         common = sorted(self.tests.keys() & other.tests.keys())
         differences = [self.tests[seed] - other.tests[seed] for seed in common]

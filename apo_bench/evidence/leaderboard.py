@@ -33,7 +33,8 @@ class Row:
         competitor: Name, with the hyperparameters that tell it from other settings of the same optimizer.
         precision: Number formats.
         emulated: Whether 16-bit arithmetic was emulated; its costs then say nothing and are `None`.
-        score: Test score over seeds; `None` when a run diverged, the optimizer raised in one, or none is finished.
+        score: Test score over seeds; `None` when a run diverged, the optimizer raised in one, its metric is undefined, or
+            none is finished.
         versus_reference: Paired difference to the reference, simultaneous within the task.
         results: Runs with a result, diverged ones included.
         diverged: Runs that diverged.
@@ -59,6 +60,7 @@ class Row:
         flops_per_step: Median over runs, the optimizer's own operations included.
         reported: What the paper prints for this cell; only at scale ``paper``, and only where the optimizer has one
             setting: which of several the paper's would be is not known.
+        undefined: Runs whose metric is undefined; they are among the failed.
     """
 
     competitor: str
@@ -88,6 +90,7 @@ class Row:
     overhead: float | None
     flops_per_step: float | None
     reported: float | None = None
+    undefined: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +246,7 @@ class _Board:
 
         def order(row: Row) -> tuple[bool, bool, float]:
             if row.score is None:
-                return (True, row.diverged > 0 or row.raised > 0, 0.0)
+                return (True, row.diverged + row.undefined + row.raised > 0, 0.0)
             return (False, False, sign * row.score.mean)
 
         return Section(
@@ -276,13 +279,14 @@ def _references(cells: Iterable[Runs]) -> dict[Conditions, Runs]:
 
 
 def _row(name: str, runs: Runs, versus: Interval | None, costs: Costs, printed: float | None) -> Row:
-    results, is_broken = runs.results, runs.is_broken
+    results = runs.results
     reached = [record for record in results if isinstance(record.outcome, Reached)]
     to_target = [steps_to_target(record) for record in reached] if len(reached) == len(results) else []
     target_steps = _median(float(steps) for steps, _ in to_target)
-    scores = [] if is_broken else list(runs.tests.values())
-    losses = [] if is_broken else [record.curve[-1].train_loss for record in results if record.curve]
-    best = [] if is_broken else [record.scores.best_validation for record in results]
+    averaged = results if runs.has_mean else ()
+    scores = list(runs.tests.values()) if runs.has_mean else []
+    losses = [record.curve[-1].train_loss for record in averaged if record.curve]
+    best = [record.scores.best_validation for record in averaged]
     return Row(
         competitor=name,
         precision=runs.cell.precision,
@@ -292,6 +296,7 @@ def _row(name: str, runs: Runs, versus: Interval | None, costs: Costs, printed: 
         results=len(results),
         diverged=runs.diverged,
         raised=runs.failed,
+        undefined=runs.undefined,
         failed=len(runs.records) - len(results),
         skipped_steps=sum(record.cost.skipped_steps for record in results if record.cost),
         planned=runs.planned,

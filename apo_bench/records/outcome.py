@@ -63,6 +63,33 @@ class Diverged(Frozen, frozen=True, tag="diverged"):
         return f"{self.reason}: first `{self.first.tensor}` ({self.first.dtype}) at step {self.first.step}"
 
 
+class Undefined(Frozen, frozen=True, tag="undefined"):
+    """The run used its whole budget with finite losses, and the task's metric is no number on the test split.
+
+    That is no divergence: a correlation with constant outputs is undefined, and the exponential of a large loss
+    overflows. There is no score, and a mean over other seeds would flatter the competitor.
+
+    Attributes:
+        step: Steps taken.
+        metric: Its name.
+        value: What it came to: ``nan``, ``inf`` or ``-inf``.
+        loss: Mean loss over the split.
+    """
+
+    step: int
+    metric: str
+    value: str
+    loss: float
+
+    @property
+    def message(self) -> str:
+        """What is undefined, in a line."""
+        return (
+            f"metric {self.metric!r} is {self.value} on the test split, though the loss there is finite "
+            f"({self.loss:.4g}): it is undefined for these outputs"
+        )
+
+
 class OutOfMemory(Frozen, frozen=True, tag="out-of-memory"):
     """The device or the host had no memory left."""
 
@@ -86,16 +113,16 @@ class Interrupted(Frozen, frozen=True, tag="interrupted"):
     """The user stopped the run."""
 
 
-Outcome = Exhausted | Reached | Diverged | Failed | OutOfMemory | Crashed | Interrupted
+Outcome = Exhausted | Reached | Diverged | Failed | Undefined | OutOfMemory | Crashed | Interrupted
 RESULTS = (Exhausted, Reached, Diverged)
-"""Outcomes that are final. `Failed` says something about the competitor too, and is tried again: its cause may be a
-library that was missing. The others say something about the machine."""
+"""Outcomes with something to compare, which are final. `Failed` says something about the competitor too, and is tried
+again: its cause may be a library that was missing. So is `Undefined`. The others say something about the machine."""
 
 
 def message_of(outcome: Outcome) -> str | None:
     """What an outcome has to say beyond its kind; `None` where that is all."""
     match outcome:
-        case Diverged() | OutOfMemory() | Crashed():
+        case Diverged() | Undefined() | OutOfMemory() | Crashed():
             return outcome.message
         case Failed():
             where = f"at step {outcome.step}" if outcome.step else "when it was made"

@@ -107,6 +107,7 @@ _LEGEND = f"""\
 - A cell in which the optimizer raised shows how many runs failed and no mean; *Runs without a result* has its message.
 - A cell with a diverged run shows how many diverged and no mean. *Diverged runs* names the step at which
   that was seen and, where a second look found it, the first tensor that held a number that is not finite.
+- A cell with a run whose metric is undefined, though its losses are finite, shows how many and no mean either.
 - *emulated*: 16-bit products were computed in float32 from 16-bit values and rounded on output; scores are those of
   16 bit, costs are not and stay empty.
 - *ms/step* and *training* are this machine's own clock during the run, without evaluation and without drawing batches;
@@ -223,6 +224,8 @@ def _score(row: Row, digits: "_Digits") -> str:
         return f"failed {row.raised} of {row.results + row.raised}{also}"
     if row.diverged:
         return f"diverged {row.diverged} of {row.results}"
+    if row.undefined:
+        return f"undefined {row.undefined} of {row.results + row.failed}"
     return _estimate(row.score, digits)
 
 

@@ -29,6 +29,7 @@ from apo_bench.records.outcome import (
     Outcome,
     OutOfMemory,
     Reached,
+    Undefined,
     message_of,
 )
 from apo_bench.records.spec import RunSpec
@@ -129,6 +130,8 @@ class Display(Watcher):
                 return f"validation {point.validation:.4g} after {epochs(point.epoch)}, {point.seconds:.1f} s"
             case Diverged():
                 return f"diverged at step {outcome.step} ({outcome.reason})"
+            case Undefined():
+                return f"no score: {outcome.message}"
             case Crashed() | OutOfMemory() | Failed():
                 output = self._output(run)
                 message = message_of(outcome)

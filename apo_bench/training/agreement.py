@@ -1,5 +1,6 @@
 """Whether the parts of a task fit together, tried on one batch before the first step; and what a metric may return."""
 
+import copy
 import math
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from apo_bench.data.examples import Batch, Splits
 from apo_bench.errors import UsageError
-from apo_bench.plugins.metrics import Counted, Metric
+from apo_bench.plugins.metrics import CorpusMetric, Counted, Metric
 from apo_bench.plugins.task import Task
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.shapes import Checked, ShapeError
@@ -35,10 +36,11 @@ def check_agreement(problem: Problem, task: Task, batch: Batch, splits: Splits) 
                 except ShapeError as error:
                     raise ShapeError(f"{name} split: {error}") from None
     problem.loss(outputs, batch)
-    if isinstance(task.metric, Metric):
+    if not isinstance(task.metric, CorpusMetric):
+        metric = copy.deepcopy(task.metric)  # a plugin's may note what it sees, and this is no evaluation
         with torch.no_grad():
-            total = total_of(task.metric, outputs.detach(), batch)
-        mean_of(task.metric, float(total), count_of(task.metric, batch))
+            total = total_of(metric, outputs.detach(), batch)
+        mean_of(metric, float(total), count_of(metric, batch))
 
 
 def total_of(metric: Metric, outputs: Tensor, batch: Batch) -> Tensor | float:

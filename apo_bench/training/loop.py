@@ -26,7 +26,7 @@ from apo_bench.problem.model_state import load_saved_state, saved_state
 from apo_bench.problem.rule import Observable, Schedulable, StepResult
 from apo_bench.problem.seeds import restore_random_state
 from apo_bench.records.events import CurvePoint, Evaluated, Progress, Remarked, Started
-from apo_bench.records.outcome import Diverged, Reason
+from apo_bench.records.outcome import Diverged, Reason, Undefined
 from apo_bench.records.run import Cost
 from apo_bench.records.schedules import Constant, learning_rate_factor
 from apo_bench.training.blame import RuleFailedError, is_the_rules_fault
@@ -53,6 +53,7 @@ class Loop:
         setup: What it was given.
         state: Where it stands; a checkpoint holds it.
         diverged: Set where the run has diverged.
+        undefined: Set where its metric is no number on the test split, though the loss is finite.
         last: What the last step reported.
 
     Raises:
@@ -63,6 +64,7 @@ class Loop:
         self.setup = setup
         self.state = TrainingState()
         self.diverged: Diverged | None = None
+        self.undefined: Undefined | None = None
         self.last: StepResult | None = None
         self._schedulable = _schedulable(setup)
         self._card = CardUse(open_card(setup.clock.device))
@@ -104,7 +106,7 @@ class Loop:
                 cost, flops_per_step=exact.flops_per_step, operator_calls_per_step=exact.operator_calls_per_step
             )
         return Training(
-            outcome=outcome_of(setup, state, self.diverged),
+            outcome=self.undefined or outcome_of(setup, state, self.diverged),
             task=setup.facts,
             precision=precision,
             scores=scores_of(setup, state, self.diverged, test),
@@ -219,11 +221,17 @@ class Loop:
         setup, state = self.setup, self.state
         self._card.sample()  # before the evaluation: the clocks are still those of training
         loss, metric = self.validate()
-        train_loss = state.train_loss
-        state.since_evaluation.clear()
-        if not (math.isfinite(loss) and math.isfinite(metric)):
+        if not math.isfinite(loss):
             self.diverged = Diverged(step=state.taken, reason=Reason.VALIDATION)
             return
+        if not math.isfinite(metric):  # undefined for these outputs, and perhaps not for later ones
+            self._say(
+                f"step {state.taken}: metric {setup.task.metric.name!r} is {metric} on the validation split, though "
+                f"the loss there is finite ({loss:.4g}); the curve has no point here"
+            )
+            return
+        train_loss = state.train_loss
+        state.since_evaluation.clear()
         if train_loss is None:
             return  # every step since the last evaluation was skipped
         read = setup.rule.readings() if isinstance(setup.rule, Observable) else {}
@@ -241,13 +249,18 @@ class Loop:
         setup.observe(Evaluated(point=point))
 
     def _test_once(self) -> float | None:
-        """The reported score; `None` for a run that has diverged, here at the latest."""
+        """The reported score; `None` for a run that has diverged, here at the latest, and where it is undefined."""
         if self.diverged is not None:
             return None
-        _, metric = self.test()
+        loss, metric = self.test()
         if math.isfinite(metric):
             return metric
-        self.diverged = Diverged(step=self.state.taken, reason=Reason.TEST)
+        step = self.state.taken
+        if math.isfinite(loss):
+            name = self.setup.task.metric.name
+            self.undefined = Undefined(step=step, metric=name, value=str(metric), loss=loss)
+        else:
+            self.diverged = Diverged(step=step, reason=Reason.TEST)
         return None
 
     def _exact_cost(self) -> ExactCost | None:

@@ -51,7 +51,8 @@ def scores_of(setup: Setup, state: TrainingState, diverged: Diverged | None, tes
         return Scores(test=test)
     values = [point.validation for point in state.curve]
     best = max(values) if setup.task.metric.direction is Direction.MAXIMIZE else min(values)
-    return Scores(test=test, validation=None if diverged else values[-1], best_validation=best)
+    at_end = diverged is None and state.curve[-1].step == state.taken  # where the metric was undefined there is none
+    return Scores(test=test, validation=values[-1] if at_end else None, best_validation=best)
 
 
 def precision_of(setup: Setup) -> PrecisionFacts:

@@ -10,7 +10,7 @@ from apo_bench.evidence.intervals import mean_interval
 from apo_bench.evidence.leaderboard import leaderboard, planned_leaderboard
 from apo_bench.evidence.table import run_table
 from apo_bench.records.events import CurvePoint
-from apo_bench.records.outcome import Crashed, Diverged, Failed, Reason
+from apo_bench.records.outcome import Crashed, Diverged, Failed, Reason, Undefined
 from apo_bench.records.run import (
     Direction,
     PrecisionBackend,
@@ -69,6 +69,21 @@ def test_a_reference_that_raised_is_compared_with_nobody() -> None:
     records = [record("sgdm", 0, 10.0), record("sgdm", 1, None, outcome=Failed(step=3, message="boom"))]
     records += [record("adam", 0, 99.0), record("adam", 1, 98.0)]
     assert all(row.versus_reference is None for row in leaderboard("s", Scale.LOCAL, records).sections[0].rows)
+
+
+def test_a_cell_with_an_undefined_metric_has_no_mean_and_names_it() -> None:
+    undefined = Undefined(step=50, metric="correlation", value="nan", loss=0.5)
+    records = [record("adam", 0, 99.0), record("adam", 1, None, outcome=undefined)]
+    records += [record("sgdm", 0, 10.0), record("sgdm", 1, 10.0)]
+    board = leaderboard("s", Scale.LOCAL, records)
+    last = board.sections[0].rows[-1]
+    assert (last.competitor, last.score, last.versus_reference) == ("adam", None, None)
+    assert (last.results, last.diverged, last.undefined, last.failed) == (1, 0, 1, 1)
+    page = leaderboard_markdown(board)
+    assert "undefined 1 of 2" in page
+    assert "Diverged runs" not in page.split("## How")[0]
+    said = page.partition("## Runs without a result\n\n")[2].partition("\n\n")[0]
+    assert said.startswith("- t adam fp32 seed 1: metric 'correlation' is nan on the test split")
 
 
 def test_a_crash_is_no_result_and_no_loss() -> None:

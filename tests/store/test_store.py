@@ -24,6 +24,7 @@ from apo_bench.records.outcome import (
     OutOfMemory,
     Reached,
     Reason,
+    Undefined,
 )
 from apo_bench.records.run import (
     SCHEMA,
@@ -99,6 +100,7 @@ def store(tmp_path: Path) -> Store:
         Diverged(
             step=7, reason=Reason.TRAINING_LOSS, first=NonFinite(step=6, tensor="gradient w (meta)", dtype="float16")
         ),
+        Undefined(step=7, metric="m", value="nan", loss=0.5),
         OutOfMemory(message="m"),
         Crashed(message="m"),
         Interrupted(),
