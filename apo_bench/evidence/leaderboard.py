@@ -33,8 +33,8 @@ class Row:
         competitor: Name, with the hyperparameters that tell it from other settings of the same optimizer.
         precision: Number formats.
         emulated: Whether 16-bit arithmetic was emulated; its costs then say nothing and are `None`.
-        score: Test score over seeds; `None` when a run diverged, the optimizer raised in one, its metric is undefined, or
-            none is finished.
+        score: Test score over seeds; `None` when a run diverged, its metric is undefined or the optimizer raised in it,
+            or when none is finished.
         versus_reference: Paired difference to the reference, simultaneous within the task.
         results: Runs with a result, diverged ones included.
         diverged: Runs that diverged.
