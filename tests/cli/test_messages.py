@@ -13,11 +13,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("messages.txt")
 FIX = re.compile(
-    r"\b(add|choose|declare|delete|drop|encode|expected|fetch|fix|give|leave|make|must|name|needs|pass|pip install|"
-    r"push|put|reinstall|remove|rename|run|save|set|split|store|try|uninstall|unfreeze|use|wait|wrap|write)\b"
-    r"|\{did_you_mean\(|\{_?how_to_fix|\{_again\(|; see |what was printed is in "
+    r"\b(add|call|choose|declare|delete|drop|encode|expected|fetch|fix|give|leave|look for|make|must|name|needs|pass|pip install|"
+    r"push|put|reinstall|remove|register|rename|return|run|save|set|split|store|try|uninstall|unfreeze|use|wait|wrap|write)\b"
+    r"|\{did_you_mean\(|\{_(label|token)_hint\(|\{_?how_to_fix|\{_again\(|; see |what was printed is in "
 )
 """What a message that helps has in it: an imperative, what is expected, the nearest name, or the file to look into."""
+
+
+_PASSED_ON = {"RuleFailedError"}
+"""Errors whose words are another's: the plugin's own."""
 
 
 def _users_errors() -> set[str]:
@@ -61,7 +65,7 @@ def _messages() -> Iterator[tuple[str, str]]:
         for node in ast.walk(tree):
             if not (isinstance(node, ast.Call) and node.args):
                 continue
-            if ast.unparse(node.func).rpartition(".")[2] in names:
+            if ast.unparse(node.func).rpartition(".")[2] in names - _PASSED_ON:
                 yield str(path.relative_to(ROOT)), _template(node.args[0])
 
 
