@@ -7,6 +7,7 @@ mode, and draw random numbers. Parameters belong to the update rule and are not 
 import dataclasses
 from collections import deque
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,14 @@ from torch import Tensor, nn
 
 _OF_TORCH = frozenset(nn.Module().__dict__) - {"training"}
 """Attributes that every module has: parameters, buffers, modules and hooks are not plain attributes."""
-_SCALARS = (bool, int, float, complex, str, bytes, type(None), np.generic, torch.dtype, torch.device)
+_IMMUTABLE: frozenset[type] = frozenset(
+    {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
+)
+    {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
+)
+_SCALARS: tuple[type, ...] = (*_IMMUTABLE, np.generic, Enum)
 _CONTAINERS = (list, tuple, dict, set, deque)
+_ABSENT = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +48,8 @@ class _Module:
     module: nn.Module
     buffers: dict[str, _Kept | None]
     persistence: frozenset[str]
-    attributes: dict[str, Any]
+    immutable: dict[str, Any]
+    others: dict[str, Any]
 
     def restore(self) -> None:
         module = self.module
@@ -55,10 +63,13 @@ class _Module:
             module._buffers.update(restored)  # noqa: SLF001
             module._non_persistent_buffers_set = set(self.persistence)  # noqa: SLF001
         own = vars(module)
-        for name in [name for name in own if name not in _OF_TORCH and name not in self.attributes]:
+        for name in own.keys() - _OF_TORCH - self.immutable.keys() - self.others.keys():
             if _is_plain(own[name]):
                 del own[name]  # made meanwhile
-        for name, value in self.attributes.items():
+        for name, value in self.immutable.items():
+            if own.get(name, _ABSENT) is not value:
+                own[name] = value
+        for name, value in self.others.items():
             if value is not _LEFT_ALONE:
                 own[name] = _thawed(value)
 
@@ -79,20 +90,32 @@ class ModelState:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = [
-            _Module(
-                module,
-                {name: None if buffer is None else _kept(buffer) for name, buffer in module._buffers.items()},  # noqa: SLF001
-                frozenset(getattr(module, "_non_persistent_buffers_set", ())),  # a ScriptModule has none
-                {name: _frozen(value) for name, value in vars(module).items() if name not in _OF_TORCH},
-            )
-            for module in model.modules()
-        ]
+        self._modules = [_captured(module) for module in model.modules()]
 
     def restore(self) -> None:
         """Put everything back: the same tensors with the same content."""
         for module in self._modules:
             module.restore()
+
+
+def _captured(module: nn.Module) -> _Module:
+    own = vars(module)
+    immutable, others = {}, {}
+    for name in own.keys() - _OF_TORCH:
+        value = own[name]
+        kind = type(value)
+        if kind in _IMMUTABLE or (kind is tuple and all(type(part) in _IMMUTABLE for part in value)):
+            immutable[name] = value
+        else:
+            others[name] = _frozen(value)
+    buffers = module._buffers  # noqa: SLF001
+    return _Module(
+        module,
+        {name: None if buffer is None else _kept(buffer) for name, buffer in buffers.items()} if buffers else {},
+        frozenset(getattr(module, "_non_persistent_buffers_set", ())),  # a ScriptModule has none
+        immutable,
+        others,
+    )
 
 
 def _kept(tensor: Tensor) -> _Kept:
@@ -101,17 +124,21 @@ def _kept(tensor: Tensor) -> _Kept:
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, (*_SCALARS, Tensor, np.ndarray)):
-        return not isinstance(value, nn.Parameter)
-    if type(value) in _CONTAINERS:
+    kind = type(value)
+    if kind in _IMMUTABLE or kind is Tensor or isinstance(value, (*_SCALARS, np.ndarray)):
+        return True
+    if kind in _CONTAINERS:
         parts = value.items() if isinstance(value, dict) else ((None, part) for part in value)
         return all(_is_plain(key) and _is_plain(part) for key, part in parts)
     return False
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: Any) -> Any:  # noqa: PLR0911 - a case a kind
     """A copy that later changes do not reach."""
-    if isinstance(value, _SCALARS):
+    kind = type(value)
+    if kind in {list, tuple} and all(type(part) in _IMMUTABLE for part in value):
+        return value.copy() if kind is list else value
+    if kind in _IMMUTABLE or isinstance(value, _SCALARS):
         return value
     if not _is_plain(value):
         return _LEFT_ALONE

@@ -9,7 +9,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,11 +47,10 @@ def seed_everything(seed: int) -> None:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """State of the global generators that a network on ``device`` may use: torch's, Python's and NumPy's."""
-    name, keys, *rest = cast("tuple[Any, ...]", np.random.get_state(legacy=True))  # noqa: NPY002
     state: dict[str, Any] = {
         "cpu": torch.get_rng_state(),
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "numpy": np.random.get_state(legacy=True),  # noqa: NPY002
     }
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -62,8 +61,7 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
     """Take up a saved state of the global generators."""
     torch.set_rng_state(state["cpu"])
     random.setstate(state["python"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    np.random.set_state(state["numpy"])  # noqa: NPY002
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
 
