@@ -19,8 +19,6 @@ _OF_TORCH = frozenset(nn.Module().__dict__) - {"training"}
 _IMMUTABLE: frozenset[type] = frozenset(
     {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
 )
-    {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
-)
 _SCALARS: tuple[type, ...] = (*_IMMUTABLE, np.generic, Enum)
 _CONTAINERS = (list, tuple, dict, set, deque)
 _ABSENT = object()
