@@ -22,7 +22,7 @@ def test_only_the_wrapped_column_goes_on_below_itself(monkeypatch: pytest.Monkey
     )
     assert table.splitlines() == [
         "runs  what",
-        "----  ---------------------------------",
+        "----  -------------------------------",
         "  12  a task with a long description,",
         "      seeds 0,1,2",
         "        more",
