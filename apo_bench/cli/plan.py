@@ -48,8 +48,12 @@ def cost_table(cells: Sequence[CellCost], tflops: float) -> str:
     known = [hours for cell in cells if (hours := cell.gpu_hours(tflops)) is not None]
     partly = f" ({len(cells) - len(known)} of {len(cells)} cells are not known)" if len(known) < len(cells) else ""
     everything = f"All {sum(cell.runs for cell in cells)} runs: {_hours(sum(known))} GPU hours{partly}."
-    note = paragraph(_NOTE.format(tflops=tflops))
-    return f"{table}\n\n{everything if known else 'GPU hours are not known.'}\n{note}"
+    reasons = {cell.task: cell.not_counted for cell in cells if cell.not_counted}
+    unknown = "".join(
+        paragraph(f"FLOPs of {task} are not known: {reason}.") + "\n" for task, reason in reasons.items()
+    )
+    hours = everything if known else "GPU hours are not known."
+    return f"{table}\n\n{unknown}{hours}\n{paragraph(_NOTE.format(tflops=tflops))}"
 
 
 def _cost_row(cells: Sequence[CellCost], tflops: float) -> list[str]:

@@ -216,6 +216,18 @@ def _exact(
         for seed, was in old.seeds.items()
         if seed in own.seeds and (before := value(was)) is not None and (now := value(own.seeds[seed])) is not None
     ]
+    lost = [
+        seed
+        for key, was in old.seeds.items()
+        if (seed := own.seeds.get(key)) is not None
+        and value(was) is not None
+        and value(seed) is None
+        and seed.diverged_step is None
+        and not seed.emulated
+    ]
+    if lost:
+        why = next((f": {seed.not_counted}" for seed in lost if seed.not_counted), "")
+        return Finding(own.cell.title, quantity, Verdict.MISSING, reason=f"counted in the baseline and not now{why}")
     if not pairs:
         if any(seed.emulated for seed in (*old.seeds.values(), *own.seeds.values())):
             return Finding(
@@ -223,9 +235,8 @@ def _exact(
             )
         if any(seed.diverged_step is not None for seed in own.seeds.values()):
             return Finding(own.cell.title, quantity, Verdict.UNJUDGED, reason="not counted: it diverged")
-        if any(value(seed) is not None for seed in old.seeds.values()):
-            return Finding(own.cell.title, quantity, Verdict.MISSING, reason="counted in the baseline and not now")
-        return Finding(own.cell.title, quantity, Verdict.UNJUDGED, reason="not counted in the baseline")
+        why = next((f"; now neither: {seed.not_counted}" for seed in own.seeds.values() if seed.not_counted), "")
+        return Finding(own.cell.title, quantity, Verdict.UNJUDGED, reason=f"not counted in the baseline{why}")
     before, now = max(pairs, key=lambda pair: pair[1] - pair[0])
     if now > before * (1.0 + tolerance):
         verdict = Verdict.WORSE

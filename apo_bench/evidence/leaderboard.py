@@ -129,6 +129,7 @@ class Leaderboard:
         failures: Runs without a result, tuning runs included: title and message.
         diverged: Diverged runs: title, and at which step what stopped being finite and where that began.
         tuned: What the grid searches chose.
+        not_counted: Runs whose steps were not counted: title, and the reason.
     """
 
     suite: str
@@ -138,6 +139,7 @@ class Leaderboard:
     failures: tuple[tuple[str, str], ...]
     diverged: tuple[tuple[str, str], ...] = ()
     tuned: tuple[Tuned, ...] = ()
+    not_counted: tuple[tuple[str, str], ...] = ()
 
 
 def leaderboard(
@@ -229,6 +231,11 @@ class _Board:
                 if isinstance(record.outcome, Diverged)
             ),
             tuned=tuple(self.tuned),
+            not_counted=tuple(
+                (record.spec.title, record.cost.not_counted)
+                for record in self.reported
+                if record.cost and record.cost.not_counted
+            ),
         )
 
     def _section(self, workload: Workload, cells: Sequence[Runs], *, has_several_budgets: bool) -> Section:

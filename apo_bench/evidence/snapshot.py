@@ -75,6 +75,7 @@ def _seed(record: RunRecord) -> SeedSnapshot:
         diverged_step=step,
         flops_per_step=cost.flops_per_step,
         operator_calls_per_step=cost.operator_calls_per_step,
+        not_counted=cost.not_counted,
         state_bytes=cost.state_bytes,
         state_by_purpose=state_by_purpose(cost),
     )

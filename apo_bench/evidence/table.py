@@ -66,6 +66,7 @@ COLUMNS = (
     *_SIZES,
     "flops_per_step",
     "operator_calls_per_step",
+    "not_counted",
     "energy_joules",
     "clock_mhz_low",
     "clock_mhz_high",

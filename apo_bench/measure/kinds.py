@@ -47,12 +47,8 @@ def step_kinds(rule: UpdateRule) -> tuple[Kind, ...]:
     >>> [(kind.name, str(kind.share), kind.at) for kind in step_kinds(Rule())]
     [('plain', '1/2', 1000003), ('factors', '1/3', 1000004), ('factors+inverse', '1/6', 1000008)]
     """
-    intervals: Mapping[str, int] = rule.intervals if isinstance(rule, Periodic) else {}
-    for name, interval in intervals.items():
-        if interval < 1:
-            raise ValueError(f"an interval is 1 or more, not {interval} ({name})")
-    cycle = math.lcm(*intervals.values())
-    start = -(-_FAR // cycle) * cycle
+    intervals = _intervals(rule)
+    start = far_cycle(rule)
     kinds = []
     for due in _subsets(intervals):
         # All of `due` is due at the multiples of `together`. What is due at the first of them is due at each, and
@@ -63,6 +59,29 @@ def step_kinds(rule: UpdateRule) -> tuple[Kind, ...]:
             share = _share(together, [intervals[name] for name in rest])
             kinds.append(Kind("+".join(due) or PLAIN, share, start + together))
     return tuple(kinds)
+
+
+def far_cycle(rule: UpdateRule) -> int:
+    """A value of the rule's ``steps``, a million or more, at which everything declared is due.
+
+    Raises:
+        ValueError: An interval is below 1.
+    """
+    cycle = math.lcm(*_intervals(rule).values())
+    return -(-_FAR // cycle) * cycle
+
+
+def due_at(intervals: Mapping[str, int], steps: int) -> tuple[str, ...]:
+    """What is due in the step at ``steps``, in the order of the intervals."""
+    return tuple(name for name, interval in intervals.items() if steps % interval == 0)
+
+
+def _intervals(rule: UpdateRule) -> Mapping[str, int]:
+    intervals: Mapping[str, int] = rule.intervals if isinstance(rule, Periodic) else {}
+    for name, interval in intervals.items():
+        if interval < 1:
+            raise ValueError(f"an interval is 1 or more, not {interval} ({name})")
+    return intervals
 
 
 def prepare_kind(rule: UpdateRule, kind: Kind) -> None:

@@ -1,5 +1,6 @@
 """What the cells of a plan would cost, counted from the networks: an estimate made before anything has run."""
 
+import contextlib
 import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ class CellCost:
         flops_per_step: Floating-point operations of the network's passes over a batch; `None` where they are not known.
         data_missing: Whether the task's data cannot be had here.
         tuning: Whether these are the runs that try settings.
+        not_counted: Why ``flops_per_step`` is not known, in one line.
     """
 
     task: str
@@ -41,6 +43,7 @@ class CellCost:
     flops_per_step: int | None
     data_missing: bool
     tuning: bool = False
+    not_counted: str | None = None
 
     @property
     def total_flops(self) -> int | None:
@@ -55,7 +58,7 @@ class CellCost:
 def cell_costs(plan: Plan) -> tuple[CellCost, ...]:
     """Cost of every cell that the plan was asked for, those without data included, in the suite's order."""
     available = {entry.task for entry in plan.suite.tasks}
-    flops = {name: step_flops(task) for name, task in plan.tasks.items()}
+    passes = {name: passes_cost(task) for name, task in plan.tasks.items()}
     cells = []
     for entry in plan.asked.tasks:
         task = plan.tasks[entry.task]
@@ -72,9 +75,10 @@ def cell_costs(plan: Plan) -> tuple[CellCost, ...]:
                 epochs=entry.epochs,
                 runs=runs,
                 steps=steps,
-                flops_per_step=flops[entry.task],
+                flops_per_step=passes[entry.task].flops,
                 data_missing=entry.task not in available,
                 tuning=tuning,
+                not_counted=passes[entry.task].reason,
             )
             for precision in plan.asked.formats(entry)
             for optimizer, count in settings.items()
@@ -99,37 +103,57 @@ def make_model(task: "Task") -> "nn.Module":
         return task.model()
 
 
-def step_flops(task: "Task") -> int | None:
-    """Floating-point operations of a forward and a backward pass over one batch: 2 for each multiply-add.
+@dataclasses.dataclass(frozen=True)
+class PassesCost:
+    """What a network's own passes over a batch cost.
 
-    Matrix products, convolutions and attention are counted; what acts on one number at a time is not, nor the loss, nor
-    anything that an optimizer adds. The gradient by the inputs is not needed and not in it. Padded sequences count at
-    the length that the dataset's blank batch has.
+    Attributes:
+        flops: Floating-point operations; `None` where they are not known.
+        reason: Why not, in one line.
+    """
+
+    flops: int | None
+    reason: str | None = None
+
+
+def step_flops(task: "Task") -> int | None:
+    """Floating-point operations of a forward and a backward pass over one batch; `None` where they are not known."""
+    return passes_cost(task).flops
+
+
+def passes_cost(task: "Task") -> PassesCost:
+    """Count a forward and a backward pass over one batch: 2 FLOPs for each multiply-add.
+
+    Counted is as in records (`apo_bench.measure.flops`), but neither the loss nor anything that an optimizer adds. The
+    gradient by the inputs is not needed and not in it. Padded sequences count at the length that the dataset's blank
+    batch has. The network is made without memory for its numbers, where it does not look at them.
 
     Returns:
-        The count, `None` where the dataset does not say how its batches look, or where the network takes no such batch:
-        an estimate is no reason to stop a run, which will say what is wrong.
+        The count; without one where an operator has no formula, where the dataset does not say how its batches look, or
+        where the network takes no such batch: an estimate is no reason to stop a run, which will say what is wrong.
     """
-    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
     if task.dataset.blank is None:
-        return None
-    for device in map(torch.device, (_META, _CPU)):
+        return PassesCost(None, f"dataset {task.dataset.name} does not say how its batches look (`Dataset.blank`)")
+    error: Exception | None = None
+    for numbers in (FakeTensorMode(allow_non_fake_inputs=True), contextlib.nullcontext()):
         try:
-            with device:
-                model = task.model()
-            return _count(model, task.dataset.blank(task.batch_size), device)
-        except Exception:  # noqa: BLE001, S112 - on the meta device anything that looks at a number fails
-            continue
-    return None
+            with numbers:
+                return _count(task.model(), task.dataset.blank(task.batch_size))
+        except Exception as raised:  # noqa: BLE001 - without numbers anything that looks at one fails
+            error = raised
+    line = next(iter(str(error).splitlines()), "")
+    return PassesCost(None, f"the network takes no blank batch ({type(error).__name__}: {line})")
 
 
-def _count(model: "nn.Module", batch: "Batch", device: "torch.device") -> int:
+def _count(model: "nn.Module", batch: "Batch") -> PassesCost:
     """Count both passes; the sum of the outputs stands for the loss, whose gradient has the same shape."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
-    inputs = tuple(part.to(device) for part in batch.inputs)
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        model.train()(*inputs).sum().backward()
-    return int(counter.get_total_flops())
+    from apo_bench.measure.counter import FlopCounter
+    from apo_bench.measure.flops import nothing_compiled
+
+    with torch.enable_grad(), nothing_compiled(), FlopCounter() as counter:
+        model.train()(*batch.inputs).sum().backward()
+    return PassesCost(counter.flops, counter.reason)

@@ -155,6 +155,16 @@ class Problem:
         """Draw an additional training batch from a stream of its own; the batches of the steps stay the same."""
         return self._additional()
 
+    @contextlib.contextmanager
+    def drawing(self, wrap: Callable[[Callable[[], Batch]], Callable[[], Batch]]) -> Iterator[None]:
+        """Let `draw` draw from what ``wrap`` makes of its source."""
+        usual = self._additional
+        self._additional = wrap(usual)
+        try:
+            yield
+        finally:
+            self._additional = usual
+
     def scale(self, stream: str = "base") -> float:
         """Factor by which gradients in the backward pass of ``stream`` are larger than the true ones."""
         return self._scale(stream).value if self.precision.loss_scaling else 1.0

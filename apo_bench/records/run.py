@@ -81,6 +81,7 @@ class Cost(Frozen, frozen=True):
         bytes_by_purpose: The same by purpose, with ``parameters``, ``gradients`` and ``buffers``.
         flops_per_step: Floating-point operations of a step, a mean over a whole cycle of the optimizer's intervals.
         operator_calls_per_step: Calls of torch operators of a step, likewise.
+        not_counted: Why one of these two, or both, are not known, in one line.
         energy_joules: Energy that the card used from the first step to the last evaluation.
         clock_mhz: Lowest and highest clock of the card's multiprocessors, as sampled at every evaluation.
         throttle_reasons: Reasons that the driver gave for lowered clocks at any of these moments.
@@ -102,6 +103,7 @@ class Cost(Frozen, frozen=True):
     bytes_by_purpose: dict[str, int] = {}  # noqa: RUF012
     flops_per_step: float | None = None
     operator_calls_per_step: float | None = None
+    not_counted: str | None = None
     energy_joules: float | None = None
     clock_mhz: tuple[int, int] | None = None
     throttle_reasons: tuple[str, ...] = ()

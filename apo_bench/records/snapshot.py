@@ -19,6 +19,7 @@ class SeedSnapshot(Frozen, frozen=True, omit_defaults=True):
         diverged_step: Where it diverged.
         flops_per_step: Floating-point operations of a step, the optimizer's included.
         operator_calls_per_step: Calls of torch operators of a step.
+        not_counted: Why one of these two, or both, are not known.
         state_bytes: Bytes that the optimizer keeps between steps.
         state_by_purpose: The same by purpose.
         emulated: Whether 16-bit arithmetic was emulated; costs are then not those of 16 bit, and left out.
@@ -28,6 +29,7 @@ class SeedSnapshot(Frozen, frozen=True, omit_defaults=True):
     diverged_step: int | None = None
     flops_per_step: float | None = None
     operator_calls_per_step: float | None = None
+    not_counted: str | None = None
     state_bytes: int | None = None
     state_by_purpose: dict[str, int] = {}  # noqa: RUF012 - msgspec copies it
     emulated: bool = False

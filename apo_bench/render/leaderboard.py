@@ -42,6 +42,10 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         lines += ["## Runs without a result", ""]
         lines += [f"- {escaped(title)}: {escaped(message)}" for title, message in board.failures]
         lines.append("")
+    if board.not_counted:
+        lines += ["## Steps that were not counted", ""]
+        lines += [f"- {escaped(title)}: {escaped(reason)}" for title, reason in board.not_counted]
+        lines.append("")
     doubtful = _doubts(board)
     if doubtful:
         lines += ["## Doubtful measurements", "", *(f"- {escaped(doubt)}" for doubt in doubtful), ""]

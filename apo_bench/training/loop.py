@@ -18,6 +18,7 @@ import torch
 from apo_bench.data.examples import Examples
 from apo_bench.errors import ApoBenchError, UsageError, last_line
 from apo_bench.measure.card import CardUse
+from apo_bench.measure.consecutive import consecutive_after
 from apo_bench.measure.flops import ExactCost, exact_cost
 from apo_bench.measure.memory import PeakMemory
 from apo_bench.measure.nvml import open_card
@@ -101,10 +102,12 @@ class Loop:
         test = self._test_once()
         precision, cost, left_alone = precision_of(setup), self._cost(peaks, phases), left_alone_by(setup.rule)
         exact = self._exact_cost()  # takes steps: all else that looks at the rule has looked
-        if exact is not None:
-            cost = msgspec.structs.replace(
-                cost, flops_per_step=exact.flops_per_step, operator_calls_per_step=exact.operator_calls_per_step
-            )
+        cost = msgspec.structs.replace(
+            cost,
+            flops_per_step=exact.flops_per_step,
+            operator_calls_per_step=exact.operator_calls_per_step,
+            not_counted=exact.not_counted,
+        )
         return Training(
             outcome=self.undefined or outcome_of(setup, state, self.diverged),
             task=setup.facts,
@@ -263,16 +266,20 @@ class Loop:
             self.diverged = Diverged(step=step, reason=Reason.TEST)
         return None
 
-    def _exact_cost(self) -> ExactCost | None:
-        """What a step costs, counted; `None` for a diverged run, and where it cannot be counted."""
+    def _exact_cost(self) -> ExactCost:
+        """What a step costs, counted; not for a diverged run, and where it cannot be counted the reason instead."""
         if self.diverged is not None:
-            return None
+            return ExactCost.unknown(None)
         setup = self.setup
         try:
-            return exact_cost(setup.rule, setup.problem, setup.batches.draw)
+            exact = exact_cost(
+                setup.rule, setup.problem, setup.batches.draw, consecutive_after(self.state.taken)
+            ) or ExactCost.unknown("loss scaling kept skipping the steps")
         except Exception as error:  # noqa: BLE001 - the run is done: a plugin that fails here loses only its count
-            self._say(f"the cost of a step was not counted: {error}")
-            return None
+            exact = ExactCost.unknown(f"{type(error).__name__}: {error}")
+        if exact.not_counted is not None:
+            self._say(f"the cost of a step was not counted: {exact.not_counted}")
+        return exact
 
     def _cost(self, peaks: tuple[int | None, int | None], phases: dict[str, float]) -> Cost:
         """What the run used, without what is counted."""
