@@ -49,11 +49,9 @@ def cost_table(cells: Sequence[CellCost], tflops: float) -> str:
     partly = f" ({len(cells) - len(known)} of {len(cells)} cells are not known)" if len(known) < len(cells) else ""
     everything = f"All {sum(cell.runs for cell in cells)} runs: {_hours(sum(known))} GPU hours{partly}."
     reasons = {cell.task: cell.not_counted for cell in cells if cell.not_counted}
-    unknown = "".join(
-        paragraph(f"FLOPs of {task} are not known: {reason}.") + "\n" for task, reason in reasons.items()
-    )
-    hours = everything if known else "GPU hours are not known."
-    return f"{table}\n\n{unknown}{hours}\n{paragraph(_NOTE.format(tflops=tflops))}"
+    unknown = "".join(paragraph(f"FLOPs of {task} are not known: {reason}.") + "\n" for task, reason in reasons.items())
+    summed = everything if known else "GPU hours are not known."
+    return f"{table}\n\n{unknown}{summed}\n{paragraph(_NOTE.format(tflops=tflops))}"
 
 
 def _cost_row(cells: Sequence[CellCost], tflops: float) -> list[str]:

@@ -6,9 +6,8 @@ or counts by a number of its own, shows in steps that are taken one after the ot
 """
 
 import itertools
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from apo_bench.measure.kinds import Kind, due_at, far_cycle

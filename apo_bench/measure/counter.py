@@ -86,9 +86,7 @@ def unknown_operators(names: Sequence[str] | dict[str, None]) -> str:
     """Say in one line that operators have no formula."""
     shown = [*names][:_SHOWN]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return (
-        f"no FLOP formula for {', '.join(shown)}{more}; torch.utils.flop_counter.register_flop_formula can add one"
-    )
+    return f"no FLOP formula for {', '.join(shown)}{more}; torch.utils.flop_counter.register_flop_formula can add one"
 
 
 def _seeing(formula: Callable[..., int]) -> Callable[..., int]:

@@ -146,8 +146,7 @@ def _trilinear(
 ) -> int:
     """Σ one · two · three as torch computes it: the product of the first two, summed, by the third (`nn.Bilinear`)."""
     first, second, third = (
-        _expanded(shape, expand)
-        for shape, expand in ((one, expand_1), (two, expand_2), (three, expand_3))
+        _expanded(shape, expand) for shape, expand in ((one, expand_1), (two, expand_2), (three, expand_3))
     )
     product = [max(sides) for sides in zip(first, second, strict=True)]
     inner = [1 if axis in summed and axis in expand_3 else side for axis, side in enumerate(product)]

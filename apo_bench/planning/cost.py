@@ -10,7 +10,6 @@ from apo_bench.planning.plan import Plan
 from apo_bench.records.spec import Budget, Precision
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from apo_bench.data.examples import Batch

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from apo_bench.measure import formulas
 from apo_bench.measure.counter import FlopCounter
-from apo_bench.plugins.registry import tasks
 from apo_bench.planning.cost import passes_cost
+from apo_bench.plugins.registry import tasks
 
 BATCH, LENGTH, INPUTS, HIDDEN = 4, 5, 6, 8
 
@@ -63,7 +63,7 @@ def test_a_recurrent_layer_costs_what_a_hand_count_says(kind: str, gates: int) -
     ("layers", "both_ways", "first", "state"),
     [(1, False, False, False), (3, False, True, False), (2, True, True, False), (1, True, False, True)],
 )
-def test_a_fused_recurrent_layer_counts_like_its_products(  # noqa: PLR0913 - the parameters of the test
+def test_a_fused_recurrent_layer_counts_like_its_products(
     kind: str,
     needs: bool,  # noqa: FBT001
     layers: int,
@@ -93,7 +93,7 @@ def test_frozen_weights_of_a_recurrent_layer_get_no_gradient() -> None:
 @pytest.mark.parametrize("projection", [0, 3])
 @pytest.mark.parametrize(("layers", "both_ways"), [(1, False), (2, True)])
 @pytest.mark.parametrize("needs", [False, True])
-def test_the_kernel_of_cudnn_counts_like_the_products(  # noqa: PLR0913
+def test_the_kernel_of_cudnn_counts_like_the_products(
     lengths: tuple[int, ...] | None,
     projection: int,
     layers: int,
@@ -102,9 +102,7 @@ def test_the_kernel_of_cudnn_counts_like_the_products(  # noqa: PLR0913
 ) -> None:
     """By its formula alone, as the operator would be called on a card."""
     directions = 1 + both_ways
-    module = nn.LSTM(
-        INPUTS, HIDDEN, layers, bidirectional=both_ways, proj_size=projection, dtype=torch.float64
-    )
+    module = nn.LSTM(INPUTS, HIDDEN, layers, bidirectional=both_ways, proj_size=projection, dtype=torch.float64)
     inputs = torch.randn(LENGTH, BATCH, INPUTS, dtype=torch.float64, requires_grad=needs)
     packed = None if lengths is None else nn.utils.rnn.pack_padded_sequence(inputs, torch.tensor(lengths))
     if packed is None:
@@ -116,9 +114,9 @@ def test_the_kernel_of_cudnn_counts_like_the_products(  # noqa: PLR0913
         rows, sizes = (sum(lengths or ()),), packed.batch_sizes.tolist()
     weights = [tuple(weight.shape) for weight in module.parameters()]
     shape, state = (*rows, INPUTS), (layers * directions, BATCH, projection or HIDDEN)
-    fused = formulas._cudnn_rnn(shape, weights)  # noqa: SLF001 - no card is here
-    others = ((), (), (), (), (), 2, HIDDEN, projection, layers, False, 0.0, True, both_ways, sizes, None, ())  # noqa: FBT003
-    fused += formulas._cudnn_rnn_backward(  # noqa: SLF001
+    fused = formulas._cudnn_rnn(shape, weights)
+    others = ((), (), (), (), (), 2, HIDDEN, projection, layers, False, 0.0, True, both_ways, sizes, None, ())
+    fused += formulas._cudnn_rnn_backward(
         shape, weights, len(weights) // (layers * directions), (), state, *others, [needs, False, False, True]
     )
     assert fused == apart > 0
@@ -205,7 +203,10 @@ _LABELS = torch.ones(2, 3, dtype=torch.int64)
         ("aten.linalg_lstsq", lambda: torch.linalg.lstsq(torch.eye(4), torch.ones(4, 1))),
         ("aten.linalg_matrix_exp", lambda: torch.linalg.matrix_exp(torch.eye(4))),
         ("aten.mm (sparse or nested tensors)", lambda: torch.eye(4).to_sparse() @ torch.eye(4)),
-        ("aten.mm (complex numbers)", lambda: torch.eye(4, dtype=torch.complex64) @ torch.eye(4, dtype=torch.complex64)),
+        (
+            "aten.mm (complex numbers)",
+            lambda: torch.eye(4, dtype=torch.complex64) @ torch.eye(4, dtype=torch.complex64),
+        ),
     ],
 )
 def test_what_has_no_formula_is_named(name: str, work: Callable[[], object]) -> None:
