@@ -19,7 +19,7 @@ _SHOWN = 4
 class FlopCounter(TorchDispatchMode):
     """Counts the floating-point operations of torch's operators while active, and collects those it has no formula for.
 
-    Formulas are torch's own, those that somebody has registered with `torch.utils.flop_counter.register_flop_formula`,
+    Formulas are torch's own, those registered with `torch.utils.flop_counter.register_flop_formula`,
     and, before both, those of `apo_bench.measure.formulas`. An operator made of others counts as they do. What has no
     formula must be left out by name (`apo_bench.measure.uncounted`); otherwise the count is not known.
 

@@ -133,7 +133,7 @@ def test_a_record_of_a_later_schema_is_named_and_never_moved(store: Store) -> No
     (folder / "record.json").write_text(json.dumps(raw | {"schema": SCHEMA + 1, "new": 1}), encoding="utf-8")
     scan = store.scan()
     (found,) = scan.unreadable
-    assert found == Unreadable(folder, f"schema {SCHEMA + 1}, this version reads 1, 2, 3", is_newer=True)
+    assert found == Unreadable(folder, f"schema {SCHEMA + 1}, this version reads 1, 2, 3, 4", is_newer=True)
     assert scan.damaged == ()
     store.set_aside(scan.damaged)
     assert folder.is_dir()
