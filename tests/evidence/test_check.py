@@ -46,6 +46,16 @@ def test_one_seed_that_costs_more_is_enough() -> None:
     assert found(runs(), now)[Quantity.FLOPS][0] is Verdict.WORSE
 
 
+def test_one_seed_that_is_counted_no_more_is_missed_with_the_reason() -> None:
+    now = [run(seed=0), run(seed=1, score=81.0), run(seed=2, score=79.0, flops_per_step=None, not_counted="aten.fft")]
+    assert found(runs(), now)[Quantity.FLOPS] == (Verdict.MISSING, "counted in the baseline and not now: aten.fft")
+    neither = runs(flops_per_step=None, not_counted="aten.fft")
+    assert found(neither, neither)[Quantity.FLOPS] == (
+        Verdict.UNJUDGED,
+        "not counted in the baseline; now neither: aten.fft",
+    )
+
+
 def test_a_tolerance_is_a_share() -> None:
     now = runs(flops_per_step=1.03e6, state_bytes=2100)
     findings = found(runs(), now, tuple(Quantity), Tolerances(flops=0.031, state=0.02))

@@ -1,15 +1,28 @@
 """What the cells of a plan cost, counted by hand."""
 
+import dataclasses
 import itertools
 
 import msgspec
 import pytest
 import torch
+from support.devices import CPU
 from torch import Tensor, nn
 
-from apo_bench import Accuracy, Batch, CrossEntropy, Dataset, Splits, Task
+from apo_bench import (
+    Accuracy,
+    Batch,
+    CrossEntropy,
+    Dataset,
+    PrecisionPolicy,
+    Problem,
+    Splits,
+    Task,
+    TorchRule,
+)
 from apo_bench.cli.plan import cost_table
-from apo_bench.planning.cost import cell_costs, make_model, step_flops
+from apo_bench.measure.flops import exact_cost
+from apo_bench.planning.cost import cell_costs, make_model, passes_cost, step_flops
 from apo_bench.planning.plan import Plan
 from apo_bench.records.spec import Precision, Scale
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
@@ -72,6 +85,72 @@ def test_a_network_that_needs_numbers_is_counted_on_the_cpu() -> None:
 def test_what_is_not_known_is_not_guessed() -> None:
     assert step_flops(_task(blank=None)) is None
     assert step_flops(_task(lambda: nn.Linear(9, 2))) is None  # takes no such batch
+
+
+class _Recurrent(nn.Module):
+    """The example of the report: 2,089,984 FLOPs a step, by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(6, 32, batch_first=True)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs, _ = self.recurrent(inputs)
+        logits: Tensor = self.head(outputs[:, -1])
+        return logits
+
+
+class _Attention(nn.Module):
+    """Attention by the operator that torch chooses for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(6, 3 * 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        queries, keys, values = self.into(inputs).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        heads = nn.functional.scaled_dot_product_attention(queries, keys, values)
+        logits: Tensor = self.head(heads.transpose(1, 2).flatten(2).mean(1))
+        return logits
+
+
+_SEQUENCES = {"blank": lambda count: Batch((torch.zeros(count, 5, 6),), torch.zeros(count, dtype=torch.int64))}
+
+
+@pytest.mark.parametrize("model", [_Recurrent, _Attention])
+def test_a_plan_counts_what_a_record_does(model: type[nn.Module]) -> None:
+    task = dataclasses.replace(_task(model, **_SEQUENCES), batch_size=16)
+    policy = PrecisionPolicy(Precision.FP32, CPU)
+    problem = Problem(model(), task.objective, policy, lambda: _blank(1))
+    rule = TorchRule(problem, torch.optim.SGD(problem.parameters, lr=0.1))
+    assert task.dataset.blank is not None
+    blank = task.dataset.blank(16)
+    cost = exact_cost(rule, problem, lambda: blank)
+    assert cost is not None
+    assert cost.flops_per_step == step_flops(task)
+    if model is _Recurrent:
+        assert step_flops(task) == 2_089_984
+
+
+class _Spectral(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(torch.fft.rfft(inputs).abs())
+
+
+def test_a_plan_names_the_operator_that_it_cannot_count() -> None:
+    task = _task(lambda: _Spectral(WIDTHS[0] // 2 + 1, 2))
+    cost = passes_cost(task)
+    assert cost.flops is None
+    assert cost.reason is not None
+    assert "aten._fft_r2c" in cost.reason
+    assert f"FLOPs of t are not known: {cost.reason}." in cost_table(cell_costs(_plan(task)), 2.0)
+
+
+def test_a_plan_says_why_it_has_no_count() -> None:
+    assert "does not say how its batches look" in str(passes_cost(_task(blank=None)).reason)
+    assert "takes no blank batch (RuntimeError" in str(passes_cost(_task(lambda: nn.Linear(9, 2))).reason)
 
 
 def test_a_network_of_any_width_is_made_without_its_memory() -> None:

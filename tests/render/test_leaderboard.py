@@ -37,6 +37,18 @@ def test_diverged_runs_are_listed_with_where_it_began() -> None:
     assert "Diverged runs" not in leaderboard_markdown(leaderboard("s", Scale.LOCAL, records[2:])).split("## How")[0]
 
 
+def test_steps_that_were_not_counted_are_listed_with_the_reason() -> None:
+    counted, other = record("adam", 0, 80.0), record("sgdm", 0, 80.0)
+    assert other.cost is not None
+    cost = msgspec.structs.replace(other.cost, flops_per_step=None, not_counted="no FLOP formula for aten._fft_r2c")
+    records = [counted, msgspec.structs.replace(other, cost=cost)]
+    page = leaderboard_markdown(leaderboard("s", Scale.LOCAL, records))
+    section = page.partition("## Steps that were not counted\n\n")[2].partition("\n\n")[0]
+    assert section == "- t sgdm fp32 seed 0: no FLOP formula for aten.\\_fft\\_r2c"
+    assert "Steps that were" not in leaderboard_markdown(leaderboard("s", Scale.LOCAL, [counted]))
+    assert run_table(records).set_index("optimizer")["not_counted"]["sgdm"] == "no FLOP formula for aten._fft_r2c"
+
+
 @pytest.mark.parametrize(
     ("metric", "score", "shown"),
     [

@@ -19,7 +19,7 @@ SEEDS = (0, 1, 2)
 
 def run(optimizer: str = "kfac", seed: int = 0, score: float | None = 80.0, **changed: Any) -> RunRecord:
     """A run with counted costs."""
-    costs = {"flops_per_step": 1e6, "operator_calls_per_step": 50.0, "state_bytes": 2048}
+    costs = {"flops_per_step": 1e6, "operator_calls_per_step": 50.0, "state_bytes": 2048, "not_counted": None}
     costs |= {name: changed.pop(name) for name in list(changed) if name in costs or name == "bytes_by_purpose"}
     made = record(optimizer, seed, score, **changed)
     assert isinstance(made.cost, Cost)

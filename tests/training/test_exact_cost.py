@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from support.devices import CPU
 from support.runs import TASK, run_spec
@@ -88,7 +89,36 @@ def test_a_rule_that_fails_while_it_is_counted_loses_its_count_alone() -> None:
     assert isinstance(failing.outcome, Exhausted)
     assert failing.scores == plain.scores
     assert (failing.cost.flops_per_step, failing.cost.operator_calls_per_step) == (None, None)
+    assert failing.cost.not_counted == "ZeroDivisionError: "
+    assert plain.cost.not_counted is None
     assert failing.cost.bytes_by_purpose == plain.cost.bytes_by_purpose
+
+
+class _Transforms:
+    """Looks at the spectrum of a loss every seventh step, and declares nothing."""
+
+    def __init__(self, rule: UpdateRule, work: Callable[[], object]) -> None:
+        self.rule, self.work = rule, work
+        self.taken = 0
+
+    def step(self, batch: Batch) -> StepResult:
+        if self.taken % 7 == 0:
+            self.work()
+        self.taken += 1
+        return self.rule.step(batch)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rule, name)
+
+
+def test_a_record_says_why_a_step_was_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    spectrum = _trained(wrap=lambda rule: _Transforms(rule, lambda: torch.fft.fft(torch.ones(8)))).cost
+    assert spectrum.flops_per_step is None
+    assert "aten._fft_r2c" in str(spectrum.not_counted)
+    assert f"the cost of a step was not counted: {spectrum.not_counted}" in capsys.readouterr().err
+    product = _trained(wrap=lambda rule: _Transforms(rule, lambda: torch.eye(8) @ torch.eye(8))).cost
+    assert product.flops_per_step is None
+    assert "one every 7 steps" in str(product.not_counted)
 
 
 def test_a_diverged_run_is_not_counted() -> None:
