@@ -1,8 +1,8 @@
 """Whether what a rule declares of its intervals is so: its consecutive steps are held against it.
 
 `apo_bench.measure.kinds` sets a rule's ``steps`` to have a step of each kind, and composes the kinds by the declared
-intervals. That is right for a rule that keeps to `Periodic`. A rule that does something at intervals and does not say so,
-or counts by a number of its own, shows in steps that are taken one after the other.
+intervals. That is right for a rule that keeps to `Periodic`. A rule that does something at intervals and does not say
+so, or counts by a number of its own, shows in steps that are taken one after the other.
 """
 
 import itertools
@@ -67,7 +67,9 @@ def unheeded(rule: UpdateRule, kinds: Sequence[Kind], costs: Mapping[str, object
     return None
 
 
-def contradiction(rule: UpdateRule, taken: Sequence[Taken], unit: str) -> str | None:
+def contradiction(  # noqa: PLR0911 - a case a sentence
+    rule: UpdateRule, taken: Sequence[Taken], unit: str
+) -> str | None:
     """Say what is wrong with the declared intervals of a rule, by its consecutive steps.
 
     Args:
@@ -97,16 +99,17 @@ def contradiction(rule: UpdateRule, taken: Sequence[Taken], unit: str) -> str | 
         return f"`intervals` says {declared}, but {counted} all cost {usual:,} {unit}; {HOW}"
     if len(intervals) == 1 and period in intervals.values():
         return (
-            f"`intervals` says {declared}, and so it is, but not where that divides `steps`: the rule counts by a number "
-            f"of its own, and must do what is due at `steps`, also after `steps` was set; {HOW}"
+            f"`intervals` says {declared}, and so it is, but not where that divides `steps`: the rule counts by a "
+            f"number of its own, and must do what is due at `steps`, also after `steps` was set; {HOW}"
         )
     if len(intervals) == 1 and period is not None:
-        return f"`intervals` says {declared}, but {seen}: `intervals` is wrong, or what is done is not due at it; {HOW}"
+        either = "`intervals` is wrong, or what is done is not due at it"
+        return f"`intervals` says {declared}, but {seen}: {either}; {HOW}"
     wrong = next(step for step in taken if step.cost != step.declared)
     due = " and ".join(map(repr, due_at(intervals, wrong.at))) or "nothing"
     return (
-        f"`intervals` says {declared}, but the step at {wrong.at:,}, in which {due} is due, costs {wrong.cost:,} {unit} "
-        f"and not {wrong.declared:,}; {seen}; {HOW}"
+        f"`intervals` says {declared}, but the step at {wrong.at:,}, in which {due} is due, costs {wrong.cost:,} "
+        f"{unit} and not {wrong.declared:,}; {seen}; {HOW}"
     )
 
 

@@ -1,7 +1,7 @@
 """One counter of floating-point operations for plans and records, which knows what it does not know."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class FlopCounter(TorchDispatchMode):
         self.counted = 0
         self.unknown: dict[str, None] = {}
         self._formulas = {**flop_registry, **{operator: _seeing(formula) for operator, formula in FORMULAS.items()}}
+
+    def __enter__(self) -> Self:
+        """Count from now on."""
+        super().__enter__()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        return self
 
     @property
     def flops(self) -> int | None:

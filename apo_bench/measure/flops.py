@@ -1,7 +1,7 @@
 """What steps cost in floating-point operations (FLOPs), as the shapes say, not the kernels.
 
-`exact_cost` counts whole steps with their optimizer, as they run; plans count a network's own passes by the same counter
-(`apo_bench.measure.counter`).
+`exact_cost` counts whole steps with their optimizer, as they run; plans count a network's own passes by the same
+counter (`apo_bench.measure.counter`).
 
 A multiply-add is 2 FLOPs, and the number format makes no difference. Counted are products of matrices and vectors,
 convolutions, attention (dense, masks left aside), recurrent layers, and factorizations of matrices

@@ -180,14 +180,14 @@ def _convolution_backward(
     return (mask[0] + mask[1]) * 2 * inputs[0] * prod(places) * prod(weight)
 
 
-def _conv_tbc(inputs: Shape, weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
+def _conv_tbc(_inputs: Shape, weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
     return 2 * prod(out_shape[:2]) * prod(weight)
 
 
 @_raw
 def _mkldnn_rnn(inputs: Tensor, weight: Tensor, recurrent: Tensor, *_: Any, **__: Any) -> int:
     """A layer in one direction: inputs of time × batch × width, in any order of the first two."""
-    return 2 * prod(inputs.shape[:-1]) * (weight.numel() + recurrent.numel())
+    return int(2 * prod(inputs.shape[:-1]) * (weight.numel() + recurrent.numel()))
 
 
 @_raw
@@ -237,7 +237,8 @@ def _self_attention(query: Shape, key: Shape, *_: Any, **__: Any) -> int:
 
 def _encoder_layer(inputs: Shape, *others: Any, **_: Any) -> int:
     """Attention, and the two linear layers behind it, whose weights come last."""
-    inner, outer = others[13], others[15]
+    inner: Shape = others[13]
+    outer: Shape = others[15]
     return _self_attention(inputs, inputs) + 2 * prod(inputs[:-1]) * (prod(inner) + prod(outer))
 
 

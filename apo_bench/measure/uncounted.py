@@ -1,8 +1,8 @@
 """Operators that are left out of a count of FLOPs, by name: whatever is in no list and has no formula is unknown.
 
 Left out is what costs a few operations for each number that it reads or writes: elementwise work, sums and norms,
-normalization, pooling, interpolation, losses, copies, lookups, comparisons and random numbers. Operators that torch tags
-as pointwise, and views, need no mention.
+normalization, pooling, interpolation, losses, copies, lookups, comparisons and random numbers. Operators that torch
+tags as pointwise, and views, need no mention.
 """
 
 import functools
@@ -48,42 +48,43 @@ _LEFT_OUT = frozenset(
     name
     for names in (
         # made, copied, moved, looked up
-        """_chunk_cat _coalesce _coalesced _conj _cudnn_rnn_flatten_weight _copy_from _copy_from_and_resize _efficientzerotensor _fw_primal
-        _has_same_storage_numel _index_put_impl _indices _lazy_clone _local_scalar_dense _make_dual _neg_view _nnz
-        _pack_padded_sequence _pin_memory _reshape _reshape_alias _resize_output _stack _to _to_copy _to_dense _to_sparse
-        _unsafe_index _unsafe_index_put _unsafe_masked_index _unsafe_masked_index_put_accumulate _unsafe_view _values
-        affine_grid_generator alias bartlett_window blackman_window hamming_window hann_window kaiser_window
-        range cudnn_affine_grid_generator fft_fftfreq fft_rfftfreq arange as_strided as_strided_scatter block_diag cat channel_shuffle clone col2im
-        complex constant_pad_nd copy dense_dim dequantize detach diag_embed diagonal diagonal_scatter embedding
-        embedding_dense embedding_renorm empty empty_like empty_permuted empty_strided expand eye fill flip from_file
-        full full_like gather im2col index index_add index_copy index_fill index_put index_reduce index_select
-        indices is_coalesced is_pinned is_same_size is_set_to lift lift_fresh linspace logspace lu_unpack masked_fill
-        masked_scatter masked_select narrow new_empty new_empty_strided new_full new_ones new_zeros nonzero
-        nonzero_static ones ones_like permute pixel_shuffle pixel_unshuffle polar put record_stream reflection_pad1d
-        reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d
-        replication_pad3d resize resize_as roll rot90 scalar_tensor scatter scatter_add scatter_reduce select
-        select_scatter set shallow_copy_data slice slice_scatter sparse_coo_tensor sparse_dim sparse_mask sparse_resize
-        split split_with_sizes squeeze stack t take transpose tril tril_indices triu triu_indices unbind unfold
-        unsafe_split unsafe_split_with_sizes unsqueeze values view view_as_complex view_as_real zero zeros
-        zeros_like _sparse_coo_tensor_with_dims _sparse_coo_tensor_with_dims_and_tensors""",
+        """_chunk_cat _coalesce _coalesced _conj _cudnn_rnn_flatten_weight _copy_from _copy_from_and_resize
+        _efficientzerotensor _fw_primal _has_same_storage_numel _index_put_impl _indices _lazy_clone
+        _local_scalar_dense _make_dual _neg_view _nnz _pack_padded_sequence _pin_memory _reshape _reshape_alias
+        _resize_output _stack _to _to_copy _to_dense _to_sparse _unsafe_index _unsafe_index_put _unsafe_masked_index
+        _unsafe_masked_index_put_accumulate _unsafe_view _values affine_grid_generator alias bartlett_window
+        blackman_window hamming_window hann_window kaiser_window range cudnn_affine_grid_generator fft_fftfreq
+        fft_rfftfreq arange as_strided as_strided_scatter block_diag cat channel_shuffle clone col2im complex
+        constant_pad_nd copy dense_dim dequantize detach diag_embed diagonal diagonal_scatter embedding
+        embedding_dense embedding_renorm empty empty_like empty_permuted empty_strided expand eye fill flip
+        from_file full full_like gather im2col index index_add index_copy index_fill index_put index_reduce
+        index_select indices is_coalesced is_pinned is_same_size is_set_to lift lift_fresh linspace logspace
+        lu_unpack masked_fill masked_scatter masked_select narrow new_empty new_empty_strided new_full new_ones
+        new_zeros nonzero nonzero_static ones ones_like permute pixel_shuffle pixel_unshuffle polar put
+        record_stream reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d
+        replication_pad2d replication_pad3d resize resize_as roll rot90 scalar_tensor scatter scatter_add
+        scatter_reduce select select_scatter set shallow_copy_data slice slice_scatter sparse_coo_tensor sparse_dim
+        sparse_mask sparse_resize split split_with_sizes squeeze stack t take transpose tril tril_indices triu
+        triu_indices unbind unfold unsafe_split unsafe_split_with_sizes unsqueeze values view view_as_complex
+        view_as_real zero zeros zeros_like _sparse_coo_tensor_with_dims _sparse_coo_tensor_with_dims_and_tensors""",
         # asked, compared, ordered, counted
         """_aminmax _assert_async _assert_scalar _assert_tensor_metadata _cummax_helper _cummin_helper
         _functional_assert_async _functional_assert_scalar _fused_sdp_choice _is_all_true _is_any_true
         _linalg_check_errors _print _unique _unique2 _use_cudnn_ctc_loss all allclose amax amin aminmax any argmax
-        argmin bincount bucketize count_nonzero cummax cummin equal hash_tensor histc isin kthvalue max median min mode
-        nanmedian searchsorted sort sym_constrain_range sym_constrain_range_for_size topk unique_consecutive unique_dim
-        unique_dim_consecutive""",
+        argmin bincount bucketize count_nonzero cummax cummin equal hash_tensor histc isin kthvalue max median min
+        mode nanmedian searchsorted sort sym_constrain_range sym_constrain_range_for_size topk unique_consecutive
+        unique_dim unique_dim_consecutive""",
         # random
         """_cudnn_init_dropout_state _dirichlet_grad _fused_dropout _masked_scale _philox_normal _philox_uniform
         _sample_dirichlet _standard_gamma _standard_gamma_grad bernoulli binomial cauchy exponential geometric
-        log_normal multinomial native_dropout normal poisson rand rand_like randint randint_like randn randn_like random
-        randperm rrelu_with_noise uniform""",
+        log_normal multinomial native_dropout normal poisson rand rand_like randint randint_like randn randn_like
+        random randperm rrelu_with_noise uniform""",
         # elementwise, where torch's tag is missing
-        """_add_relu _amp_foreach_non_finite_check_and_unscale _amp_update_scale _fused_adagrad _fused_adam _fused_adamw
-        _fused_sgd _prelu_kernel _thnn_fused_gru_cell _thnn_fused_lstm_cell abs addcdiv addcmul copysign elu eq
-        fake_quantize_per_channel_affine_cachemask fake_quantize_per_tensor_affine_cachemask floor_divide gcd ge gelu
-        glu gt hardshrink hardsigmoid hardswish hardtanh heaviside lcm le leaky_relu linalg_cross log_sigmoid
-        log_sigmoid_forward lt mish ne prelu sigmoid softplus softshrink tanh threshold""",
+        """_add_relu _amp_foreach_non_finite_check_and_unscale _amp_update_scale _fused_adagrad _fused_adam
+        _fused_adamw _fused_sgd _prelu_kernel _thnn_fused_gru_cell _thnn_fused_lstm_cell abs addcdiv addcmul
+        copysign elu eq fake_quantize_per_channel_affine_cachemask fake_quantize_per_tensor_affine_cachemask
+        floor_divide gcd ge gelu glu gt hardshrink hardsigmoid hardswish hardtanh heaviside lcm le leaky_relu
+        linalg_cross log_sigmoid log_sigmoid_forward lt mish ne prelu sigmoid softplus softshrink tanh threshold""",
         # sums, norms, products along an axis, normalization
         """_batch_norm_no_update _batch_norm_with_update _fused_rms_norm _log_softmax _logcumsumexp _masked_softmax
         _native_batch_norm_legit _native_batch_norm_legit_no_training _safe_softmax _softmax _weight_norm_interface
@@ -94,15 +95,15 @@ _LEFT_OUT = frozenset(
         # pooling and interpolation
         """_adaptive_avg_pool2d _adaptive_avg_pool3d _upsample_bicubic2d_aa _upsample_bilinear2d_aa
         _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d adaptive_avg_pool1d
-        adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d
-        fractional_max_pool2d fractional_max_pool3d grid_sampler_2d grid_sampler_3d cudnn_grid_sampler
+        adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d
+        avg_pool3d fractional_max_pool2d fractional_max_pool3d grid_sampler_2d grid_sampler_3d cudnn_grid_sampler
         max_pool2d max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpool3d
         mkldnn_adaptive_avg_pool2d mkldnn_max_pool2d mkldnn_max_pool3d upsample_bicubic2d upsample_bilinear2d
         upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d""",
         # losses
         """binary_cross_entropy binary_cross_entropy_with_logits huber_loss mse_loss multi_margin_loss
-        multilabel_margin_loss multilabel_margin_loss_forward nll_loss nll_loss2d nll_loss2d_forward nll_loss_forward
-        smooth_l1_loss soft_margin_loss""",
+        multilabel_margin_loss multilabel_margin_loss_forward nll_loss nll_loss2d nll_loss2d_forward
+        nll_loss_forward smooth_l1_loss soft_margin_loss""",
     )
     for name in names.split()
 )

@@ -70,12 +70,12 @@ class Periodic(Protocol):
     """An update rule some of whose steps do more than others: estimate curvature, invert it, adapt what is learned.
 
     With it costs are measured a kind of step at a time and composed by their frequencies; without it every step counts
-    as alike. Consecutive steps are held against it (`apo_bench.measure.consecutive`): costs of a rule that does not keep
-    to it are not known.
+    as alike. Consecutive steps are held against it (`apo_bench.measure.consecutive`): costs of a rule that does not
+    keep to it are not known.
 
     Attributes:
-        steps: Steps taken, the rule's only counter; each applied step adds 1. It may be set: a step at ``steps`` = t does
-            what is due at t, and nothing else.
+        steps: Steps taken, the rule's only counter; each applied step adds 1. It may be set: a step at ``steps`` = t
+            does what is due at t, and nothing else.
         intervals: By the name of what is done, the number of steps between two times, at least 1; due where it divides
             ``steps``.
     """

@@ -185,13 +185,14 @@ def test_attention_and_a_layer_without_gradients_count_as_with_them() -> None:
         assert fast == _flops(lambda: attention.train()(tokens, tokens, tokens, need_weights=False)) > 0
 
 
+_LENGTHS = torch.tensor([8, 8]), torch.tensor([3, 3])
 _LABELS = torch.ones(2, 3, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
     ("name", "work"),
     [
-        ("aten._ctc_loss", lambda: functional.ctc_loss(torch.randn(8, 2, 5).log_softmax(-1), _LABELS, (8, 8), (3, 3))),
+        ("aten._ctc_loss", lambda: functional.ctc_loss(torch.randn(8, 2, 5).log_softmax(-1), _LABELS, *_LENGTHS)),
         ("aten._embedding_bag", lambda: nn.EmbeddingBag(4, 3)(_LABELS)),
         ("aten._fft_r2c", lambda: torch.fft.rfft(torch.ones(8))),
         ("aten._cdist_forward", lambda: torch.cdist(torch.ones(3, 4), torch.ones(3, 4))),
