@@ -37,8 +37,8 @@ class Taken:
 
 
 def consecutive_after(steps: int) -> int:
-    """How many steps are counted one after the other at the end of a run of ``steps``, at most half of them if long."""
-    return min(CONSECUTIVE, max(FEWEST, steps // 2))
+    """How many steps are counted one after the other at the end of a run: a tenth of its steps, at least `FEWEST`."""
+    return min(CONSECUTIVE, max(FEWEST, steps // 10))
 
 
 def first_of(rule: UpdateRule, count: int) -> int:

@@ -222,4 +222,4 @@ def test_what_a_rule_has_compiled_is_counted_as_it_is_without_the_compiler() -> 
 
 
 def test_a_short_run_is_followed_by_few_steps() -> None:
-    assert [consecutive_after(steps) for steps in (1, 60, 1000)] == [FEWEST, 30, CONSECUTIVE]
+    assert [consecutive_after(steps) for steps in (1, 300, 2000)] == [FEWEST, 30, CONSECUTIVE]
