@@ -187,7 +187,7 @@ def _conv_tbc(_inputs: Shape, weight: Shape, *_: Any, out_shape: Shape, **__: An
 @_raw
 def _mkldnn_rnn(inputs: Tensor, weight: Tensor, recurrent: Tensor, *_: Any, **__: Any) -> int:
     """A layer in one direction: inputs of time × batch × width, in any order of the first two."""
-    return int(2 * prod(inputs.shape[:-1]) * (weight.numel() + recurrent.numel()))
+    return 2 * prod(inputs.shape[:-1]) * (weight.numel() + recurrent.numel())
 
 
 @_raw
@@ -237,9 +237,8 @@ def _self_attention(query: Shape, key: Shape, *_: Any, **__: Any) -> int:
 
 def _encoder_layer(inputs: Shape, *others: Any, **_: Any) -> int:
     """Attention, and the two linear layers behind it, whose weights come last."""
-    inner: Shape = others[13]
-    outer: Shape = others[15]
-    return _self_attention(inputs, inputs) + 2 * prod(inputs[:-1]) * (prod(inner) + prod(outer))
+    weights: int = prod(others[13]) + prod(others[15])
+    return _self_attention(inputs, inputs) + 2 * prod(inputs[:-1]) * weights
 
 
 def _named(formulas: dict[str, Callable[..., int]]) -> dict[Any, Callable[..., int]]:

@@ -276,7 +276,8 @@ class Loop:
                 setup.rule, setup.problem, setup.batches.draw, consecutive_after(self.state.taken)
             ) or ExactCost.unknown("loss scaling kept skipping the steps")
         except Exception as error:  # noqa: BLE001 - the run is done: a plugin that fails here loses only its count
-            exact = ExactCost.unknown(f"{type(error).__name__}: {error}")
+            line = next(iter(str(error).splitlines()), "")
+            exact = ExactCost.unknown(f"{type(error).__name__}: {line}")
         if exact.not_counted is not None:
             self._say(f"the cost of a step was not counted: {exact.not_counted}")
         return exact
