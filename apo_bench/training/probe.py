@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from apo_bench.data.examples import Batch, Splits
-from apo_bench.errors import ApoBenchError
+from apo_bench.errors import ApoBenchError, last_line
 from apo_bench.measure.card import CardUse
 from apo_bench.measure.kinds import Kind, prepare_kind, step_kinds
 from apo_bench.measure.load import ForeignLoad
@@ -31,6 +31,7 @@ from apo_bench.plugins.task import Task
 from apo_bench.problem.rule import StepResult
 from apo_bench.records.probe import CompetitorSample, KindSample, Omitted, ProbeSpec, Sample
 from apo_bench.records.spec import OptimizerSpec, RunSpec
+from apo_bench.training.blame import RuleFailedError
 from apo_bench.training.loop import Loop
 from apo_bench.training.trainer import prepare
 
@@ -123,11 +124,9 @@ def _round(contestants: "list[_Contestant]", order: random.Random) -> list[Omitt
 
 def _omitted(optimizer: OptimizerSpec, error: Exception) -> Omitted:
     """Why a competitor is left out; what was raised in full goes to the probe's log."""
-    if isinstance(error, ApoBenchError):
-        return Omitted(optimizer=optimizer, message=str(error)[:500])
-    traceback.print_exception(error)
-    first = str(error).strip().partition("\n")[0]
-    return Omitted(optimizer=optimizer, message=f"{type(error).__name__}: {first}"[:500])
+    if not isinstance(error, ApoBenchError) or isinstance(error, RuleFailedError):
+        traceback.print_exception(error)
+    return Omitted(optimizer=optimizer, message=last_line(error))
 
 
 class _Contestant:

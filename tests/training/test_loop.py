@@ -25,6 +25,7 @@ from apo_bench.records.outcome import Diverged, NonFinite, Reason
 from apo_bench.records.run import PrecisionBackend
 from apo_bench.records.schedules import Cosine
 from apo_bench.records.spec import Precision
+from apo_bench.training.blame import RuleFailedError
 from apo_bench.training.loop import GIVE_UP
 from apo_bench.training.trainer import initial_model, prepare, rehearse, train
 
@@ -116,7 +117,7 @@ def test_what_raises_on_numbers_that_are_not_finite_has_diverged(
     assert isinstance(outcome, Diverged)
     assert (outcome.step, outcome.reason) == (3, "a parameter is not finite")
     monkeypatch.setattr("baselines.first_order.TorchRule", _Broken)
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(RuleFailedError, match="a bug"):
         trained("sgd", epochs=4)
 
 
