@@ -159,7 +159,10 @@ def test_a_result_of_earlier_code_does_not_stand_in_for_a_failure(tiny_shell: Sh
     tiny_shell(*command)
     tiny_shell.install("plug", optimizer_plugin(["raise ValueError('edited')"]), PLUG)
     done = tiny_shell(*command, status=1)
-    assert "1 runs failed, the first: tiny plug fp32 seed 0: ValueError: edited" in done.stderr
+    assert (
+        "1 runs failed, the first: tiny plug fp32 seed 0: the optimizer failed at step 1: ValueError: edited"
+        in done.stderr
+    )
     assert "0 of 1 runs have a result" in done.stdout
 
 

@@ -129,7 +129,10 @@ def test_a_tuning_run_that_fails_is_tried_again_and_the_choice_is_among_the_othe
     output, errors = gridded(status=1)
     assert gridded.rates(tuning=False) == [0.1] * 4
     assert "(1 failed)" in output
-    assert "1 runs failed, the first: tiny plug fp32 seed 100: ValueError: too fast" in errors
+    assert (
+        "1 runs failed, the first: tiny plug fp32 seed 100: the optimizer failed at step 1: ValueError: too fast"
+        in errors
+    )
     output, _ = gridded(status=1)
     assert "5 of 9 runs to be made" in output  # the failed one, for which the choice waits
     assert len(gridded.records) == 9 + 1
@@ -183,7 +186,7 @@ def test_a_plan_names_the_tuning_runs_what_waits_for_them_and_later_what_they_ch
     output, _ = gridded("--plan")
     assert not (tiny_shell.folder / "apo-bench-results").exists()
     assert "sgdm (3 points)" in output
-    assert "100 (tuning)" in output
+    assert "seed 100: tuning" in output
     assert "9 of 9 runs to be made" in output
     assert "tuning sgdm on tiny, fp32, 2 epochs: lr of 1e-05, 0.03, 1.0, to be chosen on seed 100" in output
 
