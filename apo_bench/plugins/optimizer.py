@@ -1,4 +1,4 @@
-"""How an optimizer enters the race: its hyperparameters as a frozen dataclass, and one factory."""
+"""How an optimizer is registered: its hyperparameters as a frozen dataclass, and one factory."""
 
 import dataclasses
 import enum

@@ -168,28 +168,19 @@ _SHOWN = 3
 class TerminalDisplay(Display):
     """Progress bars: all runs, and each run in flight with its loss and metric."""
 
-    def __init__(
-        self,
-        console: Console,
-        runs: int,
-        expected: dict[str, float | None],
-        output: Callable[[RunSpec], Path | None] = lambda _: None,
-    ) -> None:
-        super().__init__(console, runs, expected, output)
+    def __enter__(self) -> Self:
         self._bars = Progress(
             TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
             BarColumn(bar_width=8),
             TextColumn("{task.fields[count]}", markup=False, table_column=Column(no_wrap=True, justify="right")),
             TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True)),
             TimeElapsedColumn(table_column=Column(no_wrap=True)),
-            console=console,
+            console=self.console,
             transient=True,
             expand=True,
         )
-        self._all = self._bars.add_task("all runs", total=runs, count=f"0/{runs}", state="")
+        self._all = self._bars.add_task("all runs", total=self.runs, count=f"0/{self.runs}", state="")
         self._by_run: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
         self._bars.start()
         return self
 

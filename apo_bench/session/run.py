@@ -72,6 +72,9 @@ class RunSession(Watcher):
         if isinstance(outcome, Crashed | OutOfMemory | Failed) and (output := self.store.output(run)):
             self._outputs[run.title] = output
 
+    def _output_of(self, run: RunSpec) -> Path | None:
+        return self._outputs.get(run.title)
+
     def draining(self, runs: int) -> None:  # noqa: ARG002 - a watcher's method
         """Remember that Ctrl-C came."""
         self.interrupted = True
@@ -111,7 +114,7 @@ class RunSession(Watcher):
         with (
             _wandb_following(self.store.path) if self.settings.wandb else contextlib.nullcontext(),
             display(
-                plan.pending_count, _expected(plan), self.store.output, to_stderr=self.settings.output_is_data
+                plan.pending_count, _expected(plan), self._output_of, to_stderr=self.settings.output_is_data
             ) as shown,
             self.live.warning(shown.warn),
         ):

@@ -10,24 +10,21 @@ from apo_bench.data.examples import Batch, Splits
 from apo_bench.errors import UsageError
 from apo_bench.plugins.metrics import CorpusMetric, Counted, Metric
 from apo_bench.plugins.task import Task
-from apo_bench.problem.problem import Problem
 from apo_bench.problem.shapes import Checked, ShapeError
 from apo_bench.records.run import Direction
 
 
-def check_agreement(problem: Problem, task: Task, batch: Batch, splits: Splits) -> None:
-    """Refuse a task whose network, objective, metric and data do not fit together.
+def check_targets(task: Task, outputs: Tensor, splits: Splits) -> None:
+    """Refuse targets that objective or metric cannot judge outputs by.
 
     Args:
-        problem: Holds the network.
         task: Says the objective and the metric.
-        batch: Training examples.
+        outputs: Of the network for some examples.
         splits: Whose targets are looked at, all of them: on CUDA a label without a class would end the process.
 
     Raises:
         UsageError: They do not fit.
     """
-    outputs = problem.outputs(batch)
     for name, split in (("training", splits.train), ("validation", splits.validation), ("test", splits.test)):
         for part in (task.objective, task.metric):
             if isinstance(part, Checked):
@@ -35,7 +32,19 @@ def check_agreement(problem: Problem, task: Task, batch: Batch, splits: Splits) 
                     part.check_targets(outputs, split.targets)
                 except ShapeError as error:
                     raise ShapeError(f"{name} split: {error}") from None
-    problem.loss(outputs, batch)
+
+
+def check_metric(task: Task, outputs: Tensor, batch: Batch) -> None:
+    """Refuse a metric that cannot judge the network, tried on one batch.
+
+    Args:
+        task: Says the metric.
+        outputs: Of the network for ``batch``.
+        batch: Training examples.
+
+    Raises:
+        UsageError: It cannot, or comes to more than there is.
+    """
     if not isinstance(task.metric, CorpusMetric):
         metric = copy.deepcopy(task.metric)  # a plugin's may note what it sees, and this is no evaluation
         with torch.no_grad():

@@ -33,7 +33,8 @@ def is_the_rules_fault(error: Exception, rule: UpdateRule) -> bool:
     """Whether an exception that came out of a rule's step was raised by the rule.
 
     What was raised below the model's forward pass, the objective or the source of batches is not, unless the rule's own
-    code was called back from there, as hooks are.
+    code was called back from there, as hooks are. The code of `apo_bench.problem` (objectives, emulation) is no rule's,
+    although `TorchRule` lives there.
 
     Args:
         error: What was raised.
@@ -61,5 +62,6 @@ def _is_the_tasks(frame: types.FrameType) -> bool:
 
 
 def _is_of(frame: types.FrameType, package: str) -> bool:
-    name = str(frame.f_globals.get("__name__"))
-    return name.startswith(package) and not isinstance(frame.f_locals.get("self"), nn.Module)
+    module = f"{frame.f_globals.get('__name__')}."
+    is_own = module.startswith(f"{package}.") and not module.startswith("apo_bench.problem.")
+    return is_own and not isinstance(frame.f_locals.get("self"), nn.Module)

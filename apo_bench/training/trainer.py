@@ -31,7 +31,7 @@ from apo_bench.records.outcome import Diverged
 from apo_bench.records.run import PrecisionBackend, TaskFacts
 from apo_bench.records.spec import RunSpec
 from apo_bench.training import autopsy
-from apo_bench.training.agreement import check_agreement
+from apo_bench.training.agreement import check_metric, check_targets
 from apo_bench.training.blame import OF_THE_MACHINE, RuleFailedError
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.contract import check_loss, check_rule, check_splits
@@ -224,9 +224,11 @@ def _warm_up(problem: Problem, task: Task, splits: Splits) -> None:
     """Let kernels be chosen, caches filled and the model compiled before the clock runs; leaves no trace."""
     batch = splits.train.slice(0, task.batch_size)
     with problem.lookahead():
-        check_agreement(problem, task, batch, splits)
-        loss = problem.loss(problem.outputs(batch), batch)
+        outputs = problem.outputs(batch)
+        check_targets(task, outputs, splits)
+        loss = problem.loss(outputs, batch)
         check_loss(loss)
+        check_metric(task, outputs, batch)
         problem.gradients(loss, "warm-up")
         if problem.compiled:
             with torch.no_grad():  # compiled apart

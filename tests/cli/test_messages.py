@@ -1,6 +1,6 @@
 """Every error that the command line can print, listed in ``messages.txt``: each says what is wrong and how to fix it.
 
-``python tests/cli/test_messages.py`` writes the list anew; its difference shows a reviewer which words changed.
+``python tests/cli/test_messages.py`` writes the list again; its difference shows a reviewer which words changed.
 """
 
 import ast
@@ -77,7 +77,7 @@ def _listed() -> str:
 
 
 def test_all_messages_are_listed() -> None:
-    assert LIST.read_text(encoding="utf-8") == _listed(), "write the list anew: python tests/cli/test_messages.py"
+    assert LIST.read_text(encoding="utf-8") == _listed(), "write the list again: python tests/cli/test_messages.py"
 
 
 @pytest.mark.parametrize(("place", "message"), list(_messages()))

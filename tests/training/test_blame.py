@@ -13,8 +13,11 @@ from apo_bench.data.examples import Batch
 from apo_bench.errors import UsageError
 from apo_bench.plugins.registry import optimizers
 from apo_bench.plugins.task import Task
+from apo_bench.problem.objectives import CrossEntropy
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import StepResult, TorchRule
+from apo_bench.problem.shapes import ShapeError
+from apo_bench.records.spec import Precision
 from apo_bench.training.blame import RuleFailedError
 from apo_bench.training.trainer import train
 
@@ -94,3 +97,39 @@ def test_what_the_model_raises_is_not(optimizer: str) -> None:
     task = dataclasses.replace(TASK, model=Moody)
     with pytest.raises(ValueError, match="in no mood"):
         train(run_spec(optimizer), task, optimizers()[optimizer].load(), CPU)
+
+
+class Shrinking(Moody):
+    """A model whose third training batch is multiplied with a matrix that does not fit."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        try:
+            return super().forward(images)
+        except ValueError:
+            return images.flatten(1) @ images.new_ones(3, 4)
+
+
+class Strict(CrossEntropy):
+    """An objective that raises in the third step, from code beside the library's own."""
+
+    steps = 0
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        if torch.is_grad_enabled() and outputs.requires_grad:
+            Strict.steps += 1
+        return super().loss(outputs[:, :2] if Strict.steps == 3 else outputs, batch)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+def test_what_a_product_raises_below_the_model_is_not(precision: Precision) -> None:
+    """In emulated fp16 the product is ours, and not the rule's, although a `TorchRule` stands in the same package."""
+    task = dataclasses.replace(TASK, model=Shrinking)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        train(run_spec("sgdm", precision=precision), task, optimizers()["sgdm"].load(), CPU)
+
+
+def test_what_an_objective_raises_is_not() -> None:
+    Strict.steps = 0
+    task = dataclasses.replace(TASK, objective=Strict())
+    with pytest.raises(ShapeError, match="label 3 for outputs of 2 classes"):
+        train(run_spec("sgdm"), task, optimizers()["sgdm"].load(), CPU)
