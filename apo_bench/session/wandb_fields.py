@@ -5,8 +5,8 @@ text that is cut ends with a hash of the whole, so that two that begin alike sta
 
 Sources: 64 characters of a job type (issue 6402 of wandb/wandb), 64 of a tag, 128 of a project and of an artifact's
 name (checked by the client), 128 of a run's name, id and group (reports of users); no special characters in ids and
-projects (`wandb.init`); letters, digits and underscores in names of metrics (W&B's page on metric naming). Dots in names
-of settings are replaced as a precaution, since W&B shows nested settings with dots. Notes have no documented limit.
+projects (`wandb.init`); letters, digits and underscores in names of metrics (W&B's page on metric naming). Dots in
+names of settings are replaced as a precaution: W&B shows nested settings with dots. Notes have no documented limit.
 """
 
 import hashlib
