@@ -7,7 +7,7 @@ gives the gradient of A, B and S in closed form (`kronecker.meta_gradient`), the
 parameters move to the step that the new P makes of the same m. No covariance, no eigendecomposition, no inverse.
 
 Momentum is applied before P, so that the lookahead sees P times all of m, and is dampened by default (m ← μ m +
-(1 − μ) g), so that P = I starts with steps as long as those of SGD. At a frozen θ and a linearized loss, with
+(1 − μ) g, from m = 0), so that P = I starts with steps no longer than those of SGD. At a frozen θ and a linearized loss, with
 independent gradients of mean ḡ and second moment Σ, M = λ_FSD G + λ_WSD I and a = μ / (1 − μ), the best P is then
 
     P* = (1 + μ) M⁻¹ (Σ + a ḡ ḡᵀ) (Σ + 2 a ḡ ḡᵀ)⁻¹,
@@ -61,11 +61,11 @@ class APOP:
         problem: What is minimized.
         lr: η.
         weights: λ_FSD and λ_WSD.
-        meta_lr: α, the meta-optimizer's learning rate on A, B and S; 0 gives SGD with momentum bit for bit.
+        meta_lr: α, the meta-optimizer's learning rate on A, B and S; 0 gives SGD with momentum bit for bit, its buffers at 0.
         meta_optimizer: Which.
         interval: K, steps between two meta-updates.
         momentum: μ.
-        dampening: As in `torch.optim.SGD`; by default μ.
+        dampening: A gradient enters the average with the weight 1 − dampening, the first one too; by default μ.
         weight_decay: Coefficient of an L2 penalty, part of the gradient and of Q.
         warmup_steps: Steps during which the parameters follow P = I while P is already learned.
         structure: What A is for a convolution.
@@ -164,7 +164,11 @@ class APOP:
 
     @torch.no_grad()
     def _average(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:
-        """Momentum buffers after this step, as `torch.optim.SGD` has them; zeros where the loss does not reach."""
+        """Momentum buffers after this step; zeros where the loss does not reach.
+
+        They start at 0. `torch.optim.SGD` starts them at the first gradient, undampened: with dampening = μ the first
+        step would be 1 / (1 − μ) times as long as the gradient's share of an average.
+        """
         parameters, buffers = self._parameters, self._buffers
         found = {place: gradient for place, gradient in enumerate(gradients) if gradient is not None}
         if self.weight_decay and found:
@@ -172,13 +176,12 @@ class APOP:
             decayed = torch._foreach_add(list(found.values()), own, alpha=self.weight_decay)  # noqa: SLF001
             found = dict(zip(found, decayed, strict=True))
         if self.momentum:
-            old = [place for place in found if place in buffers]
-            if old:
-                averaged = [buffers[place] for place in old]
+            buffers |= {place: torch.zeros_like(gradient) for place, gradient in found.items() if place not in buffers}
+            averaged = [buffers[place] for place in found]
+            if averaged:
                 torch._foreach_mul_(averaged, self.momentum)
-                torch._foreach_add_(averaged, [found[place] for place in old], alpha=1.0 - self.dampening)
-            buffers |= {place: gradient.clone() for place, gradient in found.items() if place not in buffers}
-            found = {place: buffers[place] for place in found}
+                torch._foreach_add_(averaged, list(found.values()), alpha=1.0 - self.dampening)
+            found = dict(zip(found, averaged, strict=True))
         return [found[place] if place in found else torch.zeros_like(own) for place, own in enumerate(parameters)]
 
     @torch.no_grad()

@@ -121,7 +121,6 @@ def test_t9_dampening_keeps_the_total_displacement_of_a_gradient() -> None:
     for dampening, factor in ((None, 1.0), (0.0, 5.0)):
         rule = layer.rule(layer.best, meta_lr=0.0, interval=1000, momentum=0.8, dampening=dampening)
         zero = torch.zeros_like(G_OI)
-        layer.step(rule, zero)  # the very first gradient is never dampened, as in torch.optim.SGD
         for gradient in (G_OI, *[zero] * 160):
             rule.step(layer.batch(gradient))
         moved = layer.start - layer.model.weight.detach()
