@@ -10,6 +10,16 @@ so that no second update is computed. The rate is η = η₀ exp ψ with ψ = 0 
 
 Every K steps ψ takes a step of its meta-optimizer and the parameters move to θ + (η_new / η_old) (θ′ − θ)
 [poster, "APO for Learning Rate Adaptation"].
+
+Around heavy ball, v ← μ v + g, the objective sees one step η v, while each gradient moves θ over all steps by
+η g / (1 − μ). At a frozen θ and a linearized loss, with independent gradients of mean ḡ and second moment Σ,
+M = λ_FSD G + λ_WSD I and a = μ / (1 − μ), the rate that it learns is
+
+    η* = E[gᵀ v] / E[vᵀ M v] = (1 − μ²) tr(Σ + a ḡ ḡᵀ) / tr(M (Σ + 2 a ḡ ḡᵀ)),
+
+by which a gradient moves θ over all steps 1 + μ times as far as without momentum where noise dominates, and half of
+that where the mean does. So nothing is to be weighed: noise counts once in the loss term and 1 / (1 − μ²) times in the
+discrepancy, which is what keeps the rate from being 1 / (1 − μ) times too high.
 """
 
 import contextlib

@@ -7,8 +7,8 @@ gives the gradient of A, B and S in closed form (`kronecker.meta_gradient`), the
 parameters move to the step that the new P makes of the same m. No covariance, no eigendecomposition, no inverse.
 
 Momentum is applied before P, so that the lookahead sees P times all of m, and is dampened by default (m ← μ m +
-(1 − μ) g, from m = 0), so that P = I starts with steps no longer than those of SGD. At a frozen θ and a linearized loss, with
-independent gradients of mean ḡ and second moment Σ, M = λ_FSD G + λ_WSD I and a = μ / (1 − μ), the best P is then
+(1 − μ) g, from m = 0), so that P = I starts with steps no longer than those of SGD. At a frozen θ and a linearized
+loss, with independent gradients of mean ḡ and second moment Σ, M = λ_FSD G + λ_WSD I and a = μ / (1 − μ), the best P is
 
     P* = (1 + μ) M⁻¹ (Σ + a ḡ ḡᵀ) (Σ + 2 a ḡ ḡᵀ)⁻¹,
 
@@ -61,7 +61,8 @@ class APOP:
         problem: What is minimized.
         lr: η.
         weights: λ_FSD and λ_WSD.
-        meta_lr: α, the meta-optimizer's learning rate on A, B and S; 0 gives SGD with momentum bit for bit, its buffers at 0.
+        meta_lr: α, the meta-optimizer's learning rate on A, B and S; 0 gives SGD with momentum bit for bit, where its
+            buffers start at 0.
         meta_optimizer: Which.
         interval: K, steps between two meta-updates.
         momentum: μ.

@@ -5,9 +5,10 @@ rates (0.1 for SGD and SGDm, 3e-4 for RMSprop and Adam) are recalled from the pa
 is searched has as its default what had the highest validation accuracy of 8 trials (``reports/steps-to-accuracy``:
 LeNet on Fashion-MNIST-20k, 5 epochs).
 
-``reverse_kl`` takes KL(new ‖ old) as the function-space discrepancy instead of KL(old ‖ new); ``extra_batch`` is the
-number of examples on which it is taken, 0 for as many as a step's batch has. ``fresh_batch`` takes the loss term of Q
-on a batch of its own, which is wrong on purpose: the ablation that shows why the paper reuses B.
+``meta_share`` is the share of B and B′ on which Q is taken. ``reverse_kl`` takes KL(new ‖ old) as the function-space
+discrepancy instead of KL(old ‖ new); ``extra_batch`` is the number of examples on which it is taken, 0 for as many as
+``meta_share`` says. ``fresh_batch`` takes the loss term of Q on a batch of its own, which is wrong on purpose: the
+ablation that shows why the paper reuses B.
 """
 
 import dataclasses
@@ -38,6 +39,7 @@ class APOSGD:
     fsd: float = hyperparameter(0.222, search=_FSD, symbol="λ_FSD")
     wsd: float = hyperparameter(0.0, symbol="λ_WSD")
     reverse_kl: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
+    meta_share: float = hyperparameter(1.0, symbol="|b| / |B|")
     extra_batch: int = hyperparameter(0, symbol="|B′|")
     fresh_batch: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
     interval: int = hyperparameter(10, symbol="K")
@@ -76,13 +78,22 @@ class APOAdam(APOSGD):
     eps: float = hyperparameter(1e-8, symbol="ε")
 
 
+def _weights(h: "APOSGD | APOPHyperparameters") -> ProximalWeights:
+    return ProximalWeights(
+        fsd=h.fsd,
+        wsd=h.wsd,
+        reverse=h.reverse_kl,
+        share=h.meta_share,
+        extra=h.extra_batch or None,
+        fresh=h.fresh_batch,
+    )
+
+
 def _around(problem: Problem, h: APOSGD, base: Callable[..., torch.optim.Optimizer], **fields: object) -> UpdateRule:
     return APOLR(
         problem,
         base(problem.parameters, lr=h.lr, weight_decay=h.weight_decay, foreach=True, **fields),
-        weights=ProximalWeights(
-            fsd=h.fsd, wsd=h.wsd, reverse=h.reverse_kl, extra=h.extra_batch or None, fresh=h.fresh_batch
-        ),
+        weights=_weights(h),
         meta_lr=h.meta_lr,
         meta_optimizer=MetaOptimizer(h.meta_optimizer),
         interval=h.interval,
@@ -115,6 +126,7 @@ class APOPHyperparameters:
     fsd: float = hyperparameter(3.05, search=Search(0.1, 10.0, log=True), symbol="λ_FSD")
     wsd: float = hyperparameter(0.0, symbol="λ_WSD")
     reverse_kl: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
+    meta_share: float = hyperparameter(1.0, symbol="|b| / |B|")
     extra_batch: int = hyperparameter(0, symbol="|B′|")
     fresh_batch: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
     interval: int = hyperparameter(10, symbol="K")
@@ -128,9 +140,7 @@ def _apo_p(problem: Problem, h: APOPHyperparameters) -> UpdateRule:
     return APOP(
         problem,
         lr=h.lr,
-        weights=ProximalWeights(
-            fsd=h.fsd, wsd=h.wsd, reverse=h.reverse_kl, extra=h.extra_batch or None, fresh=h.fresh_batch
-        ),
+        weights=_weights(h),
         meta_lr=h.meta_lr,
         meta_optimizer=MetaOptimizer(h.meta_optimizer),
         interval=h.interval,

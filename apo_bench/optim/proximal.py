@@ -7,6 +7,16 @@ For a loss that is a likelihood the FSD is KL(old ‖ new), or KL(new ‖ old) o
 length of θ′ − θ in the Fisher metric.
 Since the gradient g = ∇J_B(θ) does not depend on φ, ∇_φ Q = (∂θ′/∂φ)ᵀ q with q = ∇_{θ′} Q: one ordinary backward pass
 at θ′, no second derivative and no unrolled graph.
+
+The loss term may be taken on a part b of B. θ′ depends on B and not on which of its examples are in b; B is in random
+order, so that every example is as likely in b as any other, and for a loss that is a mean over examples
+
+    E[∇J_b(θ′) | B] = ∇J_B(θ′),
+
+exactly, whatever the loss and the step: Q keeps its expectation and its optimum, and only its variance grows. Where b
+is no sample of B it does not hold: batch normalization takes the statistics of b, so that its loss is that of a smaller
+batch; dropout draws masks of b's shape, so that what the step owes to its masks is no longer rewarded; and a mean over
+tokens weighs an example by its length within b.
 """
 
 import dataclasses
@@ -29,8 +39,9 @@ class ProximalWeights:
         wsd: λ_WSD, of the weight-space discrepancy.
         reverse: Whether the discrepancy is ρ(old, new), for a likelihood KL(new ‖ old), instead of ρ(new, old), which
             is KL(old ‖ new).
-        extra: How many examples of B′ are used, the first ones of the batch that is drawn; `None` for all. The
-            discrepancy stays a mean over examples, so that λ_FSD keeps its meaning.
+        share: Of B, and of B′ unless ``extra`` says how many, on which Q is taken: the first examples, at least one.
+            Means stay means, so that λ_FSD keeps its meaning.
+        extra: How many examples of B′ are used, the first ones of the batch that is drawn; `None` for ``share``.
         fresh: Whether the loss term is taken on a batch of its own instead of B. Only for the ablation: then Q no
             longer rewards what the step does for its own examples, and the best preconditioner has rank one.
     """
@@ -38,13 +49,16 @@ class ProximalWeights:
     fsd: float
     wsd: float
     reverse: bool = False
+    share: float = 1.0
     extra: int | None = None
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse negative weights and an empty B′."""
+        """Refuse negative weights, no share and an empty B′."""
         if self.fsd < 0 or self.wsd < 0:
             raise ValueError(f"weights of a proximal objective are not negative: {self}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"a share of the batches is above 0 and at most 1: {self}")
         if self.extra is not None and self.extra < 1:
             raise ValueError(f"the additional batch has at least one example: {self}")
 
@@ -68,13 +82,14 @@ class ProximalObjective:
 
     def __init__(self, problem: Problem, batch: Batch, random_state: dict[str, Any], weights: ProximalWeights) -> None:
         self._problem = problem
-        self._batch = problem.draw() if weights.fresh else batch
+        self._batch = _part(problem.draw() if weights.fresh else batch, weights.share)
         self._random_state = random_state
         self._weights = weights
         self._start = [parameter.detach().clone() for parameter in problem.parameters]
         self._other: Batch | None = None
         if weights.fsd > 0:
-            self._other = _first(problem.draw(), weights.extra)
+            other = problem.draw()
+            self._other = _part(other, weights.share) if weights.extra is None else _first(other, weights.extra)
             with torch.no_grad(), problem.lookahead(random_state):
                 self._old_outputs = problem.outputs(self._other)
 
@@ -117,9 +132,12 @@ class ProximalObjective:
         return Gradients(tuple(values), finite)
 
 
-def _first(batch: Batch, count: int | None) -> Batch:
-    if count is None:
-        return batch
+def _part(batch: Batch, share: float) -> Batch:
+    """The first examples of a batch; itself where that is all of them."""
+    return batch if share == 1.0 else _first(batch, max(1, round(share * batch.size)))
+
+
+def _first(batch: Batch, count: int) -> Batch:
     if count > batch.size:
         raise UsageError(
             f"APO: {count} examples of an additional batch that has {batch.size}; give {batch.size} or fewer"

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from support.devices import CPU
-from support.theory import F64, FrozenLayer, relative, size_of
+from support.theory import F64, WEIGHTS, FrozenLayer, relative, size_of
 from torch import Tensor
 
+from apo_bench.optim.apo_lr import APOLR
 from apo_bench.optim.kronecker import Factors, dense, identity, precondition
 
 
@@ -85,6 +86,46 @@ def _windows(length: int) -> list[int]:
         seen.add((*window[:-1], found[-1]))
     assert len(seen) == 2**length
     return found
+
+
+def _best_rate(M: Tensor, second: Tensor, square: Tensor, momentum: float) -> float:
+    """T9 for APO-LR around heavy ball, θ′ = θ − η v with v ← μ v + g: η* = E[gᵀ v] / E[vᵀ M v].
+
+    With a = μ / (1 − μ) that is (1 − μ²) tr(Σ + a ḡ ḡᵀ) / tr(M (Σ + 2 a ḡ ḡᵀ)).
+    """
+    a = momentum / (1.0 - momentum)
+    return float((1.0 - momentum**2) * (second + a * square).trace() / (M @ (second + 2.0 * a * square)).trace())
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.7, 5.0])
+def test_t9_the_learning_rate_around_heavy_ball(mean: float) -> None:
+    """Production is stationary at η*, and a gradient moves θ over all steps by 0.5 to 1 times 1 + μ of the best.
+
+    The best is E‖g‖² / E[gᵀ M g], T1b's for steps without momentum: noise counts once in the loss term and 1 / (1 − μ²)
+    times in the discrepancy, so that the rate is not 1 / (1 − μ) times too high, although the objective sees one step.
+    """
+    momentum, length = 0.5, 6
+    layer = FrozenLayer(torch.diag(torch.tensor([0.5, 1.0, 2.0], dtype=F64)))
+    unit = torch.zeros(2, 3, dtype=F64)
+    unit[0, 0] = 1.0
+    gradients = [(mean + deviation) * unit for deviation in (-1.0, 1.0)]
+    second, square = torch.tensor([[[mean**2 + 1.0]], [[mean**2]]], dtype=F64)
+    M = layer.M[:1, :1]
+    best, alone = _best_rate(M, second, square, momentum), _best_rate(M, second, square, 0.0)
+
+    def slope(rate: float) -> float:
+        base = torch.optim.SGD(layer.problem.parameters, lr=rate, momentum=momentum)
+        rule, found = APOLR(layer.problem, base, weights=WEIGHTS, meta_lr=0.0, interval=1), []
+        for place in _windows(length):
+            layer.step(rule, gradients[place])
+            assert rule._psi.grad is not None
+            found.append(rule._psi.grad.item())
+        return sum(found[length - 1 :]) / len(found[length - 1 :])
+
+    assert slope(0.8 * best) < 0.0 < slope(1.25 * best)
+    assert abs(slope(best)) < 0.03 * abs(slope(2.0 * best))
+    overall = best / (1.0 - momentum) / alone
+    assert 0.5 * (1.0 + momentum) <= overall <= (1.0 + momentum) * (1.0 + 1e-12)
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.7])

@@ -64,14 +64,45 @@ def test_q_equals_autograd_of_the_explicit_divergence(reverse: bool, extra: int 
 
 
 @pytest.mark.parametrize("name", COMPETITORS)
-def test_competitors_pass_both_on(name: str) -> None:
+def test_competitors_pass_the_choices_on(name: str) -> None:
     competitor = optimizers()[name].load()
     for fields, expected in (
-        ({}, (False, None, False)),
-        ({"reverse_kl": True, "extra_batch": 4, "fresh_batch": True}, (True, 4, True)),
+        ({}, (False, None, False, 1.0)),
+        ({"reverse_kl": True, "extra_batch": 4, "fresh_batch": True, "meta_share": 0.25}, (True, 4, True, 0.25)),
     ):
-        rule = competitor.build(problem_of(some_network()), competitor.hyperparameters(**fields))
-        assert (rule.weights.reverse, rule.weights.extra, rule.weights.fresh) == expected
+        weights = competitor.build(problem_of(some_network()), competitor.hyperparameters(**fields)).weights
+        assert (weights.reverse, weights.extra, weights.fresh, weights.share) == expected
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_share_takes_the_first_examples_of_both_batches(share: float) -> None:
+    """And the additional batch is as long as ``extra`` says, where it does."""
+    for extra in (None, 5):
+        weights = ProximalWeights(fsd=0.7, wsd=0.0, share=share, extra=extra)
+        problem, objective, before, state = _moved(weights)
+        first, whole = some_batch(0, torch.float64), some_batch(99, torch.float64)
+        count = round(share * first.size)
+        assert 1 < count < first.size
+        rows = count if extra is None else extra
+        twin = copy.deepcopy(problem.model)
+        part, other = first.inputs[0][:count], whole.inputs[0][:rows]
+
+        def outputs(model: nn.Module, inputs: Tensor, state: dict[str, Tensor] = state) -> Tensor:
+            torch.set_rng_state(state["cpu"])
+            out: Tensor = model(inputs)
+            return out
+
+        loss = nn.functional.cross_entropy(outputs(twin, part), first.targets[:count])
+        old, new = Categorical(logits=outputs(before, other).detach()), Categorical(logits=outputs(twin, other))
+        expected = torch.autograd.grad(loss + 0.7 * kl_divergence(old, new).mean(), list(twin.parameters()))
+        for one, want in zip(objective.gradient().values, expected, strict=True):
+            torch.testing.assert_close(one, want, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_a_share_is_above_0_and_at_most_1(share: float) -> None:
+    with pytest.raises(ValueError, match="a share of the batches"):
+        ProximalWeights(fsd=1.0, wsd=0.0, share=share)
 
 
 def test_a_fresh_batch_takes_the_place_of_b_in_the_loss_term() -> None:
