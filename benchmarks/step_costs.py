@@ -41,6 +41,15 @@ K = 10
 INVERSES = 100
 SHARE = 0.25
 """Of the batch's examples, for the factors: the default of the competitors."""
+QUARTERS = 0.25
+APO_P = {
+    "APO-P": (Structure.FULL, 1.0),
+    "APO-P, quarters": (Structure.FULL, QUARTERS),
+    "APO-P, spatial": (Structure.SPATIAL, 1.0),
+    "APO-P, spatial, quarters": (Structure.SPATIAL, QUARTERS),
+}
+"""Structure, and the share of B and B′ on which a meta-update is done."""
+APO_LR = {"APO-LR": 1.0, "APO-LR, quarters": QUARTERS}
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "lenet": (functools.partial(lenet, in_channels=1, image_size=28, classes=10), (128, 1, 28, 28), 200),
     "resnet18-w16": (functools.partial(resnet18, in_channels=3, classes=10, width=16), (64, 3, 32, 32), 12),
@@ -120,19 +129,13 @@ class Bench:
                 Kind(name, self.stepping(rule, K), 1 / K - 1 / INVERSES),
                 Kind(name, self.stepping(rule, 1), 1 - 1 / K),
             ]
-        quarter = self.shape[0] // 4
-        apo_p: dict[str, tuple[Structure, int | None]] = {
-            "APO-P": (Structure.FULL, None),
-            "APO-P, spatial": (Structure.SPATIAL, None),
-            "APO-P, |B′| = |B| / 4": (Structure.FULL, quarter),
-        }
-        for name, (structure, extra) in apo_p.items():
-            weights = ProximalWeights(fsd=1.0, wsd=0.0, extra=extra)
+        for name, (structure, share) in APO_P.items():
+            weights = ProximalWeights(fsd=1.0, wsd=0.0, share=share)
             rule = APOP(self.problem(), lr=1e-4, weights=weights, meta_lr=1e-6, interval=K, structure=structure)
             found += [Kind(name, self.stepping(rule, K), 1 / K), Kind(name, self.stepping(rule, 1), 1 - 1 / K)]
-        for name, extra in (("APO-LR", None), ("APO-LR, |B′| = |B| / 4", quarter)):
+        for name, share in APO_LR.items():
             problem = self.problem()
-            weights = ProximalWeights(fsd=1.0, wsd=0.0, extra=extra)
+            weights = ProximalWeights(fsd=1.0, wsd=0.0, share=share)
             rule = APOLR(problem, sgd(problem.parameters), weights=weights, meta_lr=1e-3, interval=K)
             found += [Kind(name, self.stepping(rule, K), 1 / K), Kind(name, self.stepping(rule, 1), 1 - 1 / K)]
         return found + self.floors()
@@ -140,7 +143,6 @@ class Bench:
     def floors(self) -> list[Kind]:
         """Parts of the floors; each with SGDm's own step."""
         problem = self.problem()
-        quarter = Batch((self.other.inputs[0][: self.shape[0] // 4],), self.other.targets[: self.shape[0] // 4])
 
         def forward(batch: Batch) -> None:
             with torch.no_grad():
@@ -150,16 +152,15 @@ class Bench:
             problem.gradients(problem.loss(problem.outputs(batch), batch))
 
         found = []
-        for name, batch in (("", self.other), (", |B′| = |B| / 4", quarter)):
-            meta = [(functools.partial(forward, batch), 1 / K), (functools.partial(passes, batch), 1 / K)]
-            meta.append((functools.partial(passes, self.batch), 1 / K))
-            for owner in ("APO-LR", "APO-P") if name else ("APO-LR", "APO-P", "APO-P, spatial"):
-                found += [Kind(f"{owner}{name} floor", run, share) for run, share in meta]
-        for owner, structure in (
-            ("APO-P", Structure.FULL),
-            ("APO-P, spatial", Structure.SPATIAL),
-            ("APO-P, |B′| = |B| / 4", Structure.FULL),
-        ):
+        for owner, share in (APO_LR | {name: share for name, (_, share) in APO_P.items()}).items():
+            own, other = _part(self.batch, share), _part(self.other, share)
+            runs = (
+                functools.partial(forward, other),
+                functools.partial(passes, other),
+                functools.partial(passes, own),
+            )
+            found += [Kind(f"{owner} floor", run, 1 / K) for run in runs]
+        for owner, (structure, _) in APO_P.items():
             rule = APOP(problem, lr=1.0, weights=ProximalWeights(fsd=0.0, wsd=0.0), structure=structure)
             found += [
                 Kind(f"{owner} floor", functools.partial(_precondition, rule), 1.0 + 1 / K),
@@ -216,6 +217,11 @@ class Bench:
                 Kind(f"{owner} floor", precondition, 1.0),
             )
         ]
+
+
+def _part(batch: Batch, share: float) -> Batch:
+    count = round(share * batch.size)
+    return Batch((batch.inputs[0][:count],), batch.targets[:count])
 
 
 @torch.no_grad()
