@@ -1,6 +1,5 @@
 """`apo-bench run`: runs, their outcomes, and their reuse."""
 
-import time
 
 import pytest
 from support.commands import PLUG, TINY, records_in, store_of
@@ -141,15 +140,6 @@ def test_output_of_a_run_goes_to_its_own_file(tiny_shell: Shell) -> None:
     assert "from below" not in done.stdout + done.stderr
     (log,) = store_of(tiny_shell).glob("runs/*/output.log")
     assert log.read_text(encoding="utf-8") == "from below\n"
-
-
-@pytest.mark.timing
-@pytest.mark.slow
-def test_the_smoke_suite_trains_within_five_minutes(shell: Shell) -> None:
-    start = time.monotonic()
-    done = shell("run", "--suite", "classification", "--scale", "smoke")
-    assert time.monotonic() - start < 300.0
-    assert "32 of 32 runs have a result" in done.stdout
 
 
 @pytest.mark.slow

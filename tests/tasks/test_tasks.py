@@ -1,6 +1,7 @@
 """Every task that runs at scale ``local`` learns: its loss falls, and it beats who never looks at the inputs."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -68,11 +69,17 @@ def test_a_local_task_beats_the_trivial_predictor(name: str) -> None:
         assert done.curve[-1].train_loss < done.curve[0].train_loss
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_everything_runs_at_smoke(shell: Shell) -> None:
-    """Every suite, and every optimizer of the package, in fp32 and fp16; some minutes on two cores."""
-    done = shell("run", "--suite", "all", "--scale", "smoke", "--workers", "2", "--yes", timeout=1400)
+    """The first suite within five minutes; then every other, and every optimizer of the package, in fp32 and fp16."""
+    settings = ("--scale", "smoke", "--workers", "2", "--yes")
+    start = time.monotonic()
+    done = shell("run", "--suite", "classification", *settings)
+    assert time.monotonic() - start < 300.0
+    assert "32 of 32 runs have a result" in done.stdout
+    done = shell("run", "--suite", "all", *settings, timeout=1400)
     total = len(_runs_of_all())
     assert f"{total} of {total} runs have a result." in done.stdout
     assert "failed" not in done.stdout
