@@ -8,10 +8,11 @@ from apo_bench import Competitor, Problem, Search, UpdateRule, hyperparameter
 from baselines.kfac.curvature import CorrectedCurvature
 from baselines.kfac.damping import Damping, Solver
 from baselines.kfac.factors import Sharing
-from baselines.kfac.optimizer import KFAC, Fisher, Settings
+from baselines.kfac.optimizer import KFAC, ClipRate, Fisher, Settings
 
 __all__ = [
     "KFAC",
+    "ClipRate",
     "CorrectedCurvature",
     "Damping",
     "Fisher",
@@ -34,6 +35,7 @@ class _Hyperparameters:
     inverse_interval: int = hyperparameter(10)
     decay: float = hyperparameter(0.95)
     kl_clip: float = hyperparameter(2.16e-4, search=Search(1e-4, 1e-2, log=True), symbol="κ")
+    clip_rate: str = hyperparameter("declared")
     fisher: str = hyperparameter("true")
     sharing: str = hyperparameter("expand")
 
@@ -53,7 +55,13 @@ class KFACHyperparameters(_Hyperparameters):
 
 def _settings(h: _Hyperparameters) -> Settings:
     fields: dict[str, Any] = dataclasses.asdict(h)
-    choices: dict[str, type[StrEnum]] = {"fisher": Fisher, "sharing": Sharing, "solver": Solver, "form": Damping}
+    choices: dict[str, type[StrEnum]] = {
+        "clip_rate": ClipRate,
+        "fisher": Fisher,
+        "sharing": Sharing,
+        "solver": Solver,
+        "form": Damping,
+    }
     for name, kind in choices.items():
         if name in fields:
             fields[name] = kind(fields[name])

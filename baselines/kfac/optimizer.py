@@ -40,6 +40,18 @@ class Fisher(StrEnum):
     EMPIRICAL = "empirical"
 
 
+class ClipRate(StrEnum):
+    """Which learning rate the KL clip's η is.
+
+    ``DECLARED``: ``lr``, so that ν P ∇J does not depend on the schedule, and a schedule shortens clipped steps too.
+    ``CURRENT``: that of the step, as in the public implementations (Ba, Grosse and Martens, 2017, section 5; the
+    kfac-pytorch of Pauloski et al., 2020): as the rate falls the clip lets go, and clipped steps stay as long.
+    """
+
+    DECLARED = "declared"
+    CURRENT = "current"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Hyperparameters of KFAC and EKFAC.
@@ -55,6 +67,7 @@ class Settings:
         inverse_interval: Steps between two inversions.
         decay: Largest share of the old average that a new estimate leaves.
         kl_clip: Largest η² ⟨∇J, P ∇J⟩, twice the KL divergence that a step is predicted to cause; 0 for no clip.
+        clip_rate: Which learning rate the η of ``kl_clip`` is.
         fisher: From which gradients G is estimated.
         sharing: How positions that share a weight are treated.
         solver: How KFAC's factors are inverted.
@@ -70,6 +83,7 @@ class Settings:
     inverse_interval: int = 10
     decay: float = 0.95
     kl_clip: float = 0.0
+    clip_rate: ClipRate = ClipRate.DECLARED
     fisher: Fisher = Fisher.TRUE
     sharing: Sharing = Sharing.EXPAND
     solver: Solver = Solver.CHOLESKY
@@ -284,7 +298,7 @@ class KFAC:
         torch._foreach_add_(parameters, updates, alpha=-settings.lr * self._factor)
 
     def _precondition(self, directions: dict[int, Tensor]) -> None:
-        """Replace the gradients of layers by ν P ∇J; ν belongs to the declared rate, and schedules act on the rest."""
+        """Replace the gradients of layers by ν P ∇J."""
         whole = [
             (layer, curvature)
             for layer, curvature in zip(self.layers, self.curvatures, strict=True)
@@ -300,7 +314,8 @@ class KFAC:
                     products.append((found[-1].to(wide) * W_OI.to(wide)).sum())
         if products:
             predicted = torch.stack(products).sum().clamp_min(torch.finfo(torch.float32).tiny)
-            self._clip = (self.settings.kl_clip / (self.settings.lr**2 * predicted)).sqrt().clamp_max(1.0)
+            rate = self.settings.lr * (self._factor if self.settings.clip_rate is ClipRate.CURRENT else 1.0)
+            self._clip = (self.settings.kl_clip / (rate**2 * predicted)).sqrt().clamp_max(1.0)
             torch._foreach_mul_(found, self._clip.to(found[0].dtype))
         for (layer, _), matrix in zip(whole, found, strict=True):
             directions.update(from_matrix(layer, matrix, directions))

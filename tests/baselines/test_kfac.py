@@ -20,7 +20,7 @@ from baselines.kfac.damping import (
     Solver,
 )
 from baselines.kfac.hooks import recording
-from baselines.kfac.optimizer import KFAC, Fisher, Settings
+from baselines.kfac.optimizer import KFAC, ClipRate, Fisher, Settings
 
 
 def _trained(disturb: Any = None, steps: int = 6, **settings: Any) -> dict[str, Tensor]:
@@ -185,6 +185,25 @@ def test_the_clip_bounds_the_predicted_divergence_and_schedules_act_behind_it() 
         # η² ν² ⟨∇J, P ∇J⟩ = κ; the step is η ν P ∇J
         assert 0.3 * rule.readings()["kl_clip_factor"] * decrease / factor == pytest.approx(1e-4, rel=1e-9)
     torch.testing.assert_close(moves[1], [0.5 * move for move in moves[0]], rtol=1e-9, atol=1e-15)
+
+
+def test_a_clip_at_the_current_rate_bounds_the_step_that_is_taken() -> None:
+    """η_t² ν² ⟨∇J, P ∇J⟩ = κ at whatever rate the schedule says, so that clipped steps are all as long."""
+    problem, batch = problem_of(convolutional()), image_batch()
+    moves, clips = [], []
+    for factor in (1.0, 0.5, 0.0):
+        settings = Settings(lr=0.3, momentum=0.0, kl_clip=1e-4, clip_rate=ClipRate.CURRENT, fisher=Fisher.EXACT)
+        rule = KFAC(problem_of(copy.deepcopy(problem.model)), settings)
+        rule.scale_learning_rate(factor)
+        before = [parameter.detach().clone() for parameter in rule.problem.parameters]
+        rule.step(batch)
+        moves.append([old - new.detach() for old, new in zip(before, rule.problem.parameters, strict=True)])
+        clips.append(rule.readings()["kl_clip_factor"])
+    assert clips[0] < 0.5
+    assert clips[1:] == [pytest.approx(2.0 * clips[0], rel=1e-9), 1.0]
+    layers = [place for layer in rule.layers for place in layer.places]
+    torch.testing.assert_close(*([move[place] for place in layers] for move in moves[:2]), rtol=1e-9, atol=1e-15)
+    assert not any(move.any() for move in moves[2])
 
 
 def test_the_clip_sees_small_gradients_in_pure_16_bit_too() -> None:

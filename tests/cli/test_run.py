@@ -1,6 +1,5 @@
 """`apo-bench run`: runs, their outcomes, and their reuse."""
 
-
 import pytest
 from support.commands import PLUG, TINY, records_in, store_of
 from support.shell import Shell, optimizer_plugin
