@@ -5,11 +5,14 @@ in rounds that run forwards and then backwards through the kinds, so that drift 
 its time over SGDm's in the same round, and an optimizer's is the mean of its kinds by their frequency. Printed are the
 median over rounds and the quartiles.
 
+With ``--peers`` the public optimizers that are installed are in the same rounds (`benchmarks/peers.py`); of these a
+whole cycle of their intervals is timed, which takes long.
+
 The floor is what the method cannot do without, measured in the same rounds: SGDm's step; for a meta-update a forward
 pass over B′ and forward and backward passes over B and B′; for a factor step a backward pass to the layers' outputs and
 the products of the factors; for an inversion the Cholesky factorizations; for every step the products with P.
 
-    python benchmarks/step_costs.py [--models lenet resnet18-w16 resnet18-w64] [--rounds 20] [--output PAGE]
+    python benchmarks/step_costs.py [--models lenet resnet18-w16 resnet18-w64] [--rounds 20] [--peers] [--output PAGE]
 """
 
 import argparse
@@ -22,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from peers import peers
 from tabulate import tabulate
 from torch import Tensor, nn
 
@@ -39,6 +43,7 @@ from baselines.kfac.optimizer import KFAC, Settings
 K = 10
 """Steps between two meta-updates, and between two estimates of the factors."""
 INVERSES = 100
+PLAIN = "plain"
 SHARE = 0.25
 """Of the batch's examples, for the factors: the default of the competitors."""
 QUARTERS = 0.25
@@ -65,17 +70,20 @@ class Kind:
         owner: Optimizer or floor it belongs to.
         run: Does it once.
         share: How many of it there are in a step, on average.
+        name: What kind of step it is.
     """
 
     owner: str
     run: Callable[[], object]
     share: float
+    name: str = ""
 
 
 class Bench:
     """A model with everything that is timed on it."""
 
-    def __init__(self, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    def __init__(self, make: Callable[[], nn.Module], shape: tuple[int, ...], *, with_peers: bool = False) -> None:
+        self.with_peers = with_peers
         self.make = make
         self.shape = shape
         self.batch = self._batch()
@@ -85,10 +93,14 @@ class Bench:
         inputs = torch.randn(self.shape).to(memory_format=torch.channels_last)
         return Batch((inputs,), torch.randint(0, 10, self.shape[:1]))
 
-    def problem(self) -> Problem:
-        """A new model."""
+    def model(self) -> nn.Module:
+        """A new network."""
         torch.manual_seed(0)
-        model = self.make().to(memory_format=torch.channels_last)
+        return self.make().to(memory_format=torch.channels_last)
+
+    def problem(self) -> Problem:
+        """With a new network."""
+        model = self.model()
         policy = PrecisionPolicy(Precision.FP32, torch.device("cpu"))
         policy.prepare(model)
         return Problem(model, CrossEntropy(), policy, lambda: self.other)
@@ -106,7 +118,7 @@ class Bench:
     def kinds(self) -> list[Kind]:
         """Everything that is timed, SGDm first."""
         sgd = functools.partial(torch.optim.SGD, lr=1e-4, momentum=0.9, foreach=True)
-        found = [Kind("SGDm", self.stepping(TorchRule(problem := self.problem(), sgd(problem.parameters))), 1.0)]
+        found = [Kind("SGDm", self.stepping(TorchRule(problem := self.problem(), sgd(problem.parameters))), 1.0, PLAIN)]
         solvers = {
             "KFAC": (KroneckerCurvature, Solver.CHOLESKY, SHARE),
             "KFAC, eigen": (KroneckerCurvature, Solver.EIGEN, SHARE),
@@ -125,20 +137,38 @@ class Bench:
             )
             rule: UpdateRule = KFAC(self.problem(), settings, curvature)
             found += [
-                Kind(name, self.stepping(rule, INVERSES), 1 / INVERSES),
-                Kind(name, self.stepping(rule, K), 1 / K - 1 / INVERSES),
-                Kind(name, self.stepping(rule, 1), 1 - 1 / K),
+                Kind(name, self.stepping(rule, INVERSES), 1 / INVERSES, "factors and inverses"),
+                Kind(name, self.stepping(rule, K), 1 / K - 1 / INVERSES, "factors"),
+                Kind(name, self.stepping(rule, 1), 1 - 1 / K, PLAIN),
             ]
         for name, (structure, share) in APO_P.items():
             weights = ProximalWeights(fsd=1.0, wsd=0.0, share=share)
             rule = APOP(self.problem(), lr=1e-4, weights=weights, meta_lr=1e-6, interval=K, structure=structure)
-            found += [Kind(name, self.stepping(rule, K), 1 / K), Kind(name, self.stepping(rule, 1), 1 - 1 / K)]
+            found += [
+                Kind(name, self.stepping(rule, K), 1 / K, "meta-update"),
+                Kind(name, self.stepping(rule, 1), 1 - 1 / K, PLAIN),
+            ]
         for name, share in APO_LR.items():
             problem = self.problem()
             weights = ProximalWeights(fsd=1.0, wsd=0.0, share=share)
             rule = APOLR(problem, sgd(problem.parameters), weights=weights, meta_lr=1e-3, interval=K)
-            found += [Kind(name, self.stepping(rule, K), 1 / K), Kind(name, self.stepping(rule, 1), 1 - 1 / K)]
-        return found + self.floors()
+            found += [
+                Kind(name, self.stepping(rule, K), 1 / K, "meta-update"),
+                Kind(name, self.stepping(rule, 1), 1 - 1 / K, PLAIN),
+            ]
+        return found + (self.peers() if self.with_peers else []) + self.floors()
+
+    def peers(self) -> list[Kind]:
+        """Public optimizers; a cycle's steps are one kind, whose share makes it a step."""
+        found = []
+        for name, step, cycle in peers(self.model, self.batch, K, INVERSES):
+
+            def run(step: Callable[[], object] = step, cycle: int = cycle) -> None:
+                for _ in range(cycle):
+                    step()
+
+            found.append(Kind(name, run, 1 / cycle, f"{cycle} steps"))
+        return found
 
     def floors(self) -> list[Kind]:
         """Parts of the floors; each with SGDm's own step."""
@@ -154,17 +184,16 @@ class Bench:
         found = []
         for owner, share in (APO_LR | {name: share for name, (_, share) in APO_P.items()}).items():
             own, other = _part(self.batch, share), _part(self.other, share)
-            runs = (
-                functools.partial(forward, other),
-                functools.partial(passes, other),
-                functools.partial(passes, own),
-            )
-            found += [Kind(f"{owner} floor", run, 1 / K) for run in runs]
+            found += [
+                Kind(f"{owner} floor", functools.partial(forward, other), 1 / K, "forward over B'"),
+                Kind(f"{owner} floor", functools.partial(passes, other), 1 / K, "forward and backward over B'"),
+                Kind(f"{owner} floor", functools.partial(passes, own), 1 / K, "forward and backward over B"),
+            ]
         for owner, (structure, _) in APO_P.items():
             rule = APOP(problem, lr=1.0, weights=ProximalWeights(fsd=0.0, wsd=0.0), structure=structure)
             found += [
-                Kind(f"{owner} floor", functools.partial(_precondition, rule), 1.0 + 1 / K),
-                Kind(f"{owner} floor", functools.partial(_meta_gradient, rule), 1 / K),
+                Kind(f"{owner} floor", functools.partial(_precondition, rule), 1.0 + 1 / K, "products with P"),
+                Kind(f"{owner} floor", functools.partial(_meta_gradient, rule), 1 / K, "gradient in A, B and S"),
             ]
         return found + self._floor_of_kfac(problem)
 
@@ -211,10 +240,12 @@ class Bench:
             kind
             for owner, share in (("KFAC", SHARE), ("KFAC, factors from all of B", 1.0))
             for kind in (
-                Kind(f"{owner} floor", lambda: problem.intermediate_gradients(loss, edges), 1 / K),
-                Kind(f"{owner} floor", functools.partial(products, rows(share)), 1 / K),
-                Kind(f"{owner} floor", inversions, 1 / INVERSES),
-                Kind(f"{owner} floor", precondition, 1.0),
+                Kind(
+                    f"{owner} floor", lambda: problem.intermediate_gradients(loss, edges), 1 / K, "backward to outputs"
+                ),
+                Kind(f"{owner} floor", functools.partial(products, rows(share)), 1 / K, "products of the factors"),
+                Kind(f"{owner} floor", inversions, 1 / INVERSES, "inversions"),
+                Kind(f"{owner} floor", precondition, 1.0, "products with the inverses"),
             )
         ]
 
@@ -267,10 +298,10 @@ def measure(bench: Bench, rounds: int, only: list[str] | None = None) -> tuple[f
     return 1000.0 * statistics.median(base), ratios
 
 
-def page(name: str, rounds: int | None, threads: int, only: list[str] | None) -> str:
+def page(name: str, rounds: int | None, threads: int, only: list[str] | None, *, with_peers: bool) -> str:
     """One model's table."""
     make, shape, usual = MODELS[name]
-    milliseconds, ratios = measure(Bench(make, shape), rounds or usual, only)
+    milliseconds, ratios = measure(Bench(make, shape, with_peers=with_peers), rounds or usual, only)
     rows = []
     for owner, values in ratios.items():
         if owner.endswith("floor") or owner == "SGDm":
@@ -296,14 +327,17 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", help="optimizers, as the table calls them; eigenvectors of 4608 take minutes"
     )
+    parser.add_argument("--peers", action="store_true", help="also public optimizers, where they are installed")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="Markdown file")
     options = parser.parse_args()
+    if options.rounds is not None and options.rounds < 2:
+        parser.error(f"--rounds must be at least 2 (got {options.rounds})")
     torch.set_num_threads(options.threads)
     here = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, fp32, {platform.machine()} CPU."
     pages = [f"# What a step costs\n\n{(__doc__ or '').partition('    python')[0].strip()}\n\n{here}\n"]
     for name in options.models:
-        pages.append(page(name, options.rounds, options.threads, options.only))
+        pages.append(page(name, options.rounds, options.threads, options.only, with_peers=options.peers))
         print(f"\n{pages[-1]}", flush=True)
         if options.output:
             options.output.write_text("\n".join(pages), encoding="utf-8")
