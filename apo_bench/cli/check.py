@@ -3,14 +3,13 @@
 import argparse
 import contextlib
 import dataclasses
-import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apo_bench.cli.options import add_json, add_store, chosen_scale, warn_of_unreadable, write
 from apo_bench.errors import UsageError
+from apo_bench.say import say, show, show_json, warn
 
 if TYPE_CHECKING:
     from apo_bench.evidence.check import Quantity, Tolerances
@@ -77,13 +76,13 @@ def _save(options: argparse.Namespace, scan: "Scan") -> int:
     own = scan.of(options.suite, scale)
     for record in own:
         if not record.is_result:
-            print(f"apo-bench: {record.spec.title} has no result and is left out; run the suite again", file=sys.stderr)
+            warn(f"{record.spec.title} has no result and is left out; run the suite again")
     made = snapshot_of(options.suite, scale, _current(own, scan), scan.probes)
     if not made.cells:
         raise UsageError(f"nothing to save: no result of {options.suite!r} at scale {str(scale)!r} in {options.store}")
     write(options.save, encode_snapshot(made), option="--save")
     runs = sum(len(cell.seeds) for cell in made.cells)
-    print(f"{options.save}: {options.suite}, scale {scale}: {len(made.cells)} cells, {runs} runs; commit it")
+    say(f"{options.save}: {options.suite}, scale {scale}: {len(made.cells)} cells, {runs} runs; commit it")
     return 0
 
 
@@ -108,9 +107,9 @@ def _compare(
         if options.json:
             found = [dataclasses.asdict(finding) for finding in findings]
             told = {"suite": before.suite, "scale": before.scale, "holds": holds, "findings": found}
-            print(json.dumps(told, indent=2), flush=True)
+            show_json(told)
         else:
-            print(check_text(findings, before, now, name), flush=True)
+            show(check_text(findings, before, now, name), flush=True)
     return 0 if holds else 1
 
 
@@ -122,11 +121,9 @@ def _current(records: "Iterable[RunRecord]", scan: "Scan") -> "list[RunRecord]":
     sources = Sources(tasks(), optimizers())
     kept, others = current(records, sources, scan)
     for line in sources.missing.values():
-        print(f"apo-bench: {line}", file=sys.stderr)
+        warn(line)
     if others:
-        print(
-            f"apo-bench: {others} results from a different version of the code or the data are ignored", file=sys.stderr
-        )
+        warn(f"{others} results from a different version of the code or the data are ignored")
     return kept
 
 

@@ -1,11 +1,11 @@
 """``apo-bench data``: the datasets that the installed tasks need."""
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from apo_bench.cli.options import add_json
 from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.say import say, show_json
 
 if TYPE_CHECKING:
     from apo_bench.data.examples import Dataset
@@ -36,11 +36,11 @@ def call(options: argparse.Namespace) -> int:
         return _fetch(known, options.names)
     rows = [_row(known[name]) for name in options.names or known]
     if options.json:
-        print(json.dumps(rows, indent=2))
+        show_json(rows)
     else:
         width = max(len(row["name"]) for row in rows)
         for row in rows:
-            print(f"{row['name']:{width}}  {row['state']}{': ' if row['message'] else ''}{row['message']}")
+            say(f"{row['name']:{width}}  {row['state']}{': ' if row['message'] else ''}{row['message']}")
     return 1 if options.action == "verify" and any(row["state"] != "ok" for row in rows) else 0
 
 
@@ -57,9 +57,9 @@ def _fetch(known: "dict[str, Dataset]", names: list[str]) -> int:
     for name in names:
         fetch = known[name].fetch
         if fetch is None:
-            print(f"{name}: nothing to fetch")
+            say(f"{name}: nothing to fetch")
             continue
         fetch()
         known[name].digest()
-        print(f"{name}: fetched and verified")
+        say(f"{name}: fetched and verified")
     return 0

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import importlib.util
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 
 from apo_bench.cli.options import add_json, add_store
 from apo_bench.errors import ApoBenchError
+from apo_bench.say import say, show_json
 
 HELP = "check torch, CUDA, NVML, W&B, data and the store"
 
@@ -27,10 +27,10 @@ def call(options: argparse.Namespace) -> int:
     """Print one line a check; status 1 when something that is needed does not work."""
     checks = examine(options.store)
     if options.json:
-        print(json.dumps([{"name": c.name, "state": c.state, "message": c.message} for c in checks], indent=2))
+        show_json([{"name": c.name, "state": c.state, "message": c.message} for c in checks])
     else:
         for check in checks:
-            print(f"{check.state:8} {check.name:10} {check.message}")
+            say(f"{check.state:8} {check.name:10} {check.message}")
     return 1 if any(check.state == "broken" for check in checks) else 0
 
 

@@ -1,11 +1,11 @@
 """``apo-bench export``: the store as a table, one row a run."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from apo_bench.cli.options import add_store, warn_of_unreadable, write
 from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.say import pour, say
 
 HELP = "one row a run, as CSV, JSON Lines or Parquet"
 _FORMATS = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet"}
@@ -37,10 +37,10 @@ def call(options: argparse.Namespace) -> int:
         records = [record for scale in scan.scales(options.suite) for record in scan.of(options.suite, scale)]
     data = encode_table(run_table(records, scan.probes), form)
     if options.output is None:
-        sys.stdout.write(data.decode())
+        pour(data.decode())
     else:
         write(options.output, data)
-        print(f"{options.output}: {len(records)} runs")
+        say(f"{options.output}: {len(records)} runs")
     return 0
 
 

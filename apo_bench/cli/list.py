@@ -2,12 +2,12 @@
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from apo_bench.cli.options import add_json
 from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.say import say, show, show_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,10 +39,10 @@ def call(options: argparse.Namespace) -> int:
         return _print_one(options)
     tables = {kind: rows(options) for kind, rows in kinds.items() if options.what in {None, kind}}
     if options.json:
-        print(json.dumps(tables, indent=2))
+        show_json(tables)
         return 0
     for kind, rows in tables.items():
-        print(f"{kind}:")
+        say(f"{kind}:")
         if options.long and kind == "tasks":
             _print_tasks(rows)
             continue
@@ -51,7 +51,7 @@ def call(options: argparse.Namespace) -> int:
             if options.long:
                 _print_row({key: value for key, value in row.items() if key != "from"})
             else:
-                print(f"  {row['name']:{width}}  {row.get('about') or row.get('from', '')}".rstrip())
+                say(f"  {row['name']:{width}}  {row.get('about') or row.get('from', '')}".rstrip())
     return 0
 
 
@@ -76,7 +76,7 @@ def _print_one(options: argparse.Namespace) -> int:
     if not rows:
         raise UsageError(f"cannot list {options.what!r}{did_you_mean(options.what, known)}")
     if options.json:
-        print(json.dumps(rows, indent=2))
+        show_json(rows)
         return 0
     for row in rows:
         _print_row(row, indent="")
@@ -86,10 +86,10 @@ def _print_one(options: argparse.Namespace) -> int:
 def _print_row(row: _Row, indent: str = "  ") -> None:
     from apo_bench.render.terminal import paragraph
 
-    print(paragraph(f"{row['name']}  {row.get('about', '')}".rstrip(), indent, hang="    "))
+    show(paragraph(f"{row['name']}  {row.get('about', '')}".rstrip(), indent, hang="    "))
     for key, value in row.items():
         if key not in {"name", "about"}:
-            print(paragraph(f"{key}: {value}", f"{indent}    ", hang="  "))
+            show(paragraph(f"{key}: {value}", f"{indent}    ", hang="  "))
 
 
 def _print_tasks(rows: Sequence[_Row]) -> None:
@@ -109,8 +109,8 @@ def _print_tasks(rows: Sequence[_Row]) -> None:
                 metric,
             ]
         )
-    print(terminal_table(["task", "parameters", "train", "metric"], table, "<>><", wrapped=3))
-    print("`apo-bench list TASK` shows everything that a task declares")
+    show(terminal_table(["task", "parameters", "train", "metric"], table, "<>><", wrapped=3))
+    say("`apo-bench list TASK` shows everything that a task declares")
 
 
 def _suites(options: argparse.Namespace) -> list[_Row]:

@@ -7,11 +7,15 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from apo_bench import _version
 from apo_bench.cli.encoding import print_in_any_encoding
 from apo_bench.errors import ApoBenchError
+from apo_bench.say import note, show, warn
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 COMMANDS = ("list", "run", "probe", "status", "report", "check", "export", "wandb", "data", "doctor")
 """Commands in the order of the help; each is a module of `apo_bench.cli`."""
@@ -31,17 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone, and so is its interest
         return 0
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        note("interrupted")
         return 1
     except ApoBenchError as error:
         if options.debug:
             raise
-        print(f"apo-bench: {error}", file=sys.stderr)
+        warn(error)
         return error.exit_code
     except OSError as error:
         if options.debug:
             raise
-        print(f"apo-bench: {_what_failed(error)}", file=sys.stderr)
+        warn(_what_failed(error))
         return 2
     return status
 
@@ -66,7 +70,12 @@ class _Parser(argparse.ArgumentParser):
     """Reports a usage error in one line, without the usage block."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        note(f"{self.prog}: {message}; see {self.prog} --help")
+        self.exit(2)
+
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        """Help and version: also a default that an environment variable sets is safe for the terminal."""
+        show(message.removesuffix("\n"), to_stderr=file is sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,11 +2,11 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.say import warn
 
 if TYPE_CHECKING:
     from apo_bench.records.spec import Device, Scale
@@ -96,26 +96,22 @@ def warn_of_unreadable(scan: "Scan") -> None:
     """Name every record that cannot be read in a line of its own; nothing is moved."""
     for found in scan.unreadable:
         if found.is_newer:
-            _say(_of_a_later_version(found))
+            warn(_of_a_later_version(found))
         else:
-            _say(f"damaged record: {found.path} ({found.reason}); `apo-bench run` sets it aside and makes it again")
+            warn(f"damaged record: {found.path} ({found.reason}); `apo-bench run` sets it aside and makes it again")
 
 
 def set_damaged_aside(store: "Store", scan: "Scan") -> None:
     """Move what is damaged out of the way of a command that runs, and name every record that cannot be read."""
     for found in store.set_aside(scan.damaged):
-        _say(f"damaged record set aside: {found.path} ({found.reason}); `apo-bench run` makes it again")
+        warn(f"damaged record set aside: {found.path} ({found.reason}); `apo-bench run` makes it again")
     for found in scan.unreadable:
         if found.is_newer:
-            _say(_of_a_later_version(found))
+            warn(_of_a_later_version(found))
 
 
 def _of_a_later_version(found: "Unreadable") -> str:
     return f"{found.path} is of a later version ({found.reason}) and left out; upgrade apo-bench to read it"
-
-
-def _say(line: str) -> None:
-    print(f"apo-bench: {line}", file=sys.stderr)
 
 
 def write(path: Path, data: bytes, *, option: str = "--output") -> None:

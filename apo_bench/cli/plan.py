@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +14,7 @@ from apo_bench.planning.plan import Plan, PlannedEntry, PlannedRun
 from apo_bench.records.spec import Device, RunSpec
 from apo_bench.records.suite import OptimizerEntry, TaskEntry
 from apo_bench.render.terminal import paragraph, terminal_table
+from apo_bench.say import flush, say, show, show_json
 from apo_bench.text import MISSING, duration, epochs, quantity
 
 _NOTE = (
@@ -133,7 +132,7 @@ def print_json(plan: Plan, options: argparse.Namespace) -> None:
         "assumed_gpu_tflops": options.gpu_tflops,
         "unavailable": list(plan.unavailable),
     }
-    print(json.dumps(printed, indent=2), flush=True)
+    show_json(printed)
 
 
 def _described(run: RunSpec, costs: Mapping[tuple[str, float], CellCost]) -> dict[str, Any]:
@@ -152,32 +151,34 @@ def _described(run: RunSpec, costs: Mapping[tuple[str, float], CellCost]) -> dic
 
 def print_costs(plan: Plan, options: argparse.Namespace) -> None:
     """Print what each cell costs."""
-    print(f"\n{cost_table(cell_costs(plan), options.gpu_tflops)}", flush=True)
+    show(f"\n{cost_table(cell_costs(plan), options.gpu_tflops)}", flush=True)
 
 
 def print_plan(plan: Plan, device: Device, options: argparse.Namespace, threads: Cores) -> None:
     """Print a row for what is run on each task, how much of it is left, and why finished runs are made again."""
     suite = plan.suite
-    print(
+    say(
         f"suite {suite.name}, scale {suite.scale}, on {device}, {options.workers} x {threads.count} threads "
-        f"({threads.source}), store {options.store}\n"
+        f"({threads.source}), store {options.store}"
     )
+    say()
     rows: list[list[str]] = []
     available = {entry.task for entry in suite.tasks}
     by_entry = iter(plan.by_entry)
     for entry in plan.asked.tasks:
         rows += _rows(entry, next(by_entry) if entry.task in available else None, plan, options)
-    print(terminal_table(["runs", "done", "expected", "task"], rows, ">>><", wrapped=3))
+    show(terminal_table(["runs", "done", "expected", "task"], rows, ">>><", wrapped=3))
     seconds = plan.expected_seconds
     time = f"about {duration(seconds / options.workers)} of training" if seconds is not None else "unknown time"
-    print(f"\n{plan.pending_count} of {plan.count} runs to be made: {time}")
+    say()
+    say(f"{plan.pending_count} of {plan.count} runs to be made: {time}")
     if plan.waiting:
-        print(f"{len(plan.pending_tuning)} of them are tuning runs, for which {len(plan.waiting)} others wait")
+        say(f"{len(plan.pending_tuning)} of them are tuning runs, for which {len(plan.waiting)} others wait")
     for one in plan.searches:
-        print(f"tuning {one.tuned.line}")
+        say(f"tuning {one.tuned.line}")
     for name, parts in _changes(plan).items():
-        print(f"running {name} again, because these changed: {', '.join(parts)}")
-    sys.stdout.flush()
+        say(f"running {name} again, because these changed: {', '.join(parts)}")
+    flush()
 
 
 def _rows(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from apo_bench.cli.options import add_store, chosen_scale, warn_of_unreadable, write
 from apo_bench.errors import UsageError
+from apo_bench.say import note, say, show
 
 if TYPE_CHECKING:
     from apo_bench.records.run import RunRecord
@@ -47,13 +48,13 @@ def call(options: argparse.Namespace) -> int:
     records = scan.of(options.suite, scale)
     board = leaderboard(options.suite, scale, records, scan.probes)
     if options.output is None:
-        print(leaderboard_text(board) if sys.stdout.isatty() else leaderboard_markdown(board))
+        show(leaderboard_text(board) if sys.stdout.isatty() else leaderboard_markdown(board))
     else:
         write(options.output, leaderboard_markdown(board).encode())
-        print(options.output)
+        say(options.output)
     if options.figures is not None:
         for path in _draw(options, scale, records):
-            print(path, file=sys.stderr if options.output is None else sys.stdout)
+            (note if options.output is None else say)(path)
     return 0
 
 

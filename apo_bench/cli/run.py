@@ -16,6 +16,7 @@ from apo_bench.cli.options import (
     warn_of_unreadable,
 )
 from apo_bench.errors import UsageError
+from apo_bench.say import warn
 
 if TYPE_CHECKING:
     from apo_bench.planning.plan import Plan
@@ -110,7 +111,7 @@ def call(options: argparse.Namespace) -> int:
         if options.plan or suite.scale is Scale.PAPER:
             print_costs(planned, options)
     for line in planned.unavailable:
-        print(f"apo-bench: {line}", file=sys.stderr)
+        warn(line)
     warn_of_ends(planned.searches)
     if store is None:
         return 0

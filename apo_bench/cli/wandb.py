@@ -6,6 +6,7 @@ import sys
 
 from apo_bench.cli.options import add_store
 from apo_bench.errors import UsageError
+from apo_bench.say import say
 
 HELP = "push runs to W&B, live or afterwards"
 DESCRIPTION = (
@@ -43,7 +44,7 @@ def call(options: argparse.Namespace) -> int:
         raise UsageError(
             f"W&B failed ({type(error).__name__}: {line}); the store is whole, push again later or with --mode offline"
         ) from error
-    print(f"{completed} runs pushed to {where.project} ({where.mode})")
+    say(f"{completed} runs pushed to {where.project} ({where.mode})")
     return 0
 
 

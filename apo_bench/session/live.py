@@ -1,7 +1,6 @@
 """The leaderboard file of a plan, up to date while its runs finish."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -15,6 +14,7 @@ from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Role, RunRecord
 from apo_bench.records.spec import RunSpec
 from apo_bench.render.leaderboard import leaderboard_markdown
+from apo_bench.say import warn
 from apo_bench.store.store import Store
 
 _SECONDS = 2.0
@@ -40,7 +40,7 @@ class LiveLeaderboard(Watcher):
         self._probes = probes
         self._records: dict[str, RunRecord] = {}
         self._next = 0.0
-        self._warn: Callable[[str], None] = _say
+        self._warn: Callable[[str], None] = warn
         self.lost: dict[str, tuple[str, str]] = {}
         self.show(plan)
 
@@ -106,7 +106,3 @@ class LiveLeaderboard(Watcher):
             self._store.share(suite, scale, others)
         except OSError as error:
             self._warn(f"{len(others)} runs of other suites are not counted in this one ({error.strerror})")
-
-
-def _say(message: str) -> None:
-    print(f"apo-bench: {message}", file=sys.stderr)

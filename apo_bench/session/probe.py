@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
-import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
 
@@ -19,6 +17,7 @@ from apo_bench.records.run import now
 from apo_bench.records.spec import Device
 from apo_bench.records.suite import Suite
 from apo_bench.render.step_costs import step_cost_json, step_cost_table
+from apo_bench.say import note, say, show, show_json, warn
 from apo_bench.store.scan import Scan
 from apo_bench.store.store import Store
 
@@ -88,12 +87,13 @@ class ProbeSession:
             self._tell(line)
         for number, planned in enumerate(found, start=1):
             names = " ".join(dict.fromkeys(optimizer.name for optimizer in planned.spec.competitors))
-            self._tell(f"\n{number} of {len(found)}: {planned.spec.title}: {names}")
+            self._tell("")
+            self._tell(f"{number} of {len(found)}: {planned.spec.title}: {names}")
             self._make(planned)
         if settings.output_is_data:
-            print(json.dumps({"probes": self.printed, "remarks": list(remarks)}, indent=2))
+            show_json({"probes": self.printed, "remarks": list(remarks)})
         if not found:
-            print("apo-bench: nothing was measured; see above", file=sys.stderr)
+            warn("nothing was measured; see above")
         return 1 if self.failures or not found else 0
 
     def _make(self, planned: PlannedProbe) -> None:
@@ -120,7 +120,7 @@ class ProbeSession:
                 )
         except ProbeFailedError as error:
             self.failures += 1
-            print(f"apo-bench: {error}", file=sys.stderr)
+            warn(error)
             return
         record = assemble(planned.spec, samples, planned.fingerprints, environment, (started_at, now()))
         self.store.keep_probe(record)
@@ -139,16 +139,16 @@ class ProbeSession:
         costs = step_costs(record)
         self.printed.append(step_cost_json(record, costs))
         if costs:
-            self._tell(step_cost_table(costs))
+            show(step_cost_table(costs), flush=True, to_stderr=self.settings.output_is_data)
         for flag, names in doubts((probed.optimizer.name, cost) for probed, cost in costs).items():
             is_for_all = len(names) == len(costs) and len(names) > 1
             self._tell(f"doubtful{'' if is_for_all else ' (' + ', '.join(names) + ')'}: {flag}")
         for left in record.omitted:
             self.failures += 1
-            print(f"apo-bench: {record.spec.title}: {left.optimizer.name} left out: {left.message}", file=sys.stderr)
+            warn(f"{record.spec.title}: {left.optimizer.name} left out: {left.message}")
 
-    def _tell(self, text: str) -> None:
-        print(text, file=sys.stderr if self.settings.output_is_data else sys.stdout, flush=True)
+    def _tell(self, line: str) -> None:
+        (note if self.settings.output_is_data else say)(line, flush=True)
 
 
 def refuse_beside_runs(store: Store, device: Device) -> None:

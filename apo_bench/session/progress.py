@@ -33,7 +33,7 @@ from apo_bench.records.outcome import (
     message_of,
 )
 from apo_bench.records.spec import RunSpec
-from apo_bench.text import duration, epochs
+from apo_bench.text import duration, epochs, printable
 
 
 class Display(Watcher):
@@ -119,7 +119,7 @@ class Display(Watcher):
         self._print(f"stopping after the {runs} runs in flight; Ctrl-C again stops them now")
 
     def _print(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def _result(self, run: RunSpec, outcome: Outcome) -> str:
         point = self._last.get(run.run_id)
@@ -199,7 +199,7 @@ class TerminalDisplay(Display):
 
     def started(self, run: RunSpec) -> None:
         """Add a bar."""
-        self._by_run[run.run_id] = self._bars.add_task(_short(run), total=None, count="", state="")
+        self._by_run[run.run_id] = self._bars.add_task(printable(_short(run)), total=None, count="", state="")
 
     def event(self, run: RunSpec, event: Event) -> None:
         """Move the run's bar."""

@@ -7,7 +7,6 @@ last step.
 
 import contextlib
 import math
-import sys
 import time
 from statistics import median
 from typing import Any
@@ -30,6 +29,7 @@ from apo_bench.records.events import CurvePoint, Evaluated, Progress, Remarked, 
 from apo_bench.records.outcome import Diverged, Reason, Undefined
 from apo_bench.records.run import Cost
 from apo_bench.records.schedules import Constant, learning_rate_factor
+from apo_bench.say import note
 from apo_bench.training.blame import RuleFailedError, is_the_rules_fault
 from apo_bench.training.checkpoint import Checkpoints, NotStorableError
 from apo_bench.training.evaluation import evaluate
@@ -356,7 +356,7 @@ class Loop:
     def _say(self, line: str) -> None:
         """Print into the run's own log, which may be on a full disk."""
         with contextlib.suppress(OSError):
-            print(line, file=sys.stderr)  # noqa: T201 - the run's own log
+            note(line)
 
 
 def _schedulable(setup: Setup) -> Schedulable | None:
