@@ -1,17 +1,21 @@
 """The command line: finds the command, and turns its errors into one line and an exit status."""
 
 import argparse
+import contextlib
 import errno
 import gc
 import importlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from apo_bench import _version
 from apo_bench.cli.encoding import print_in_any_encoding
-from apo_bench.errors import ApoBenchError
+from apo_bench.cli.values import keep_data_folder
+from apo_bench.errors import ApoBenchError, UsageError, last_line, shown
 from apo_bench.say import note, show, warn
 
 if TYPE_CHECKING:
@@ -20,38 +24,59 @@ if TYPE_CHECKING:
 COMMANDS = ("list", "run", "probe", "status", "report", "check", "export", "wandb", "data", "doctor")
 """Commands in the order of the help; each is a module of `apo_bench.cli`."""
 
+_THREADS_SECONDS = 5.0
+"""How long a process that is done waits for threads that run on."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 runs failed or a check did not hold, 2 usage error."""
     print_in_any_encoding()
     parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.command is None:
-        parser.print_help()
-        return 0
+    debug = False
     try:
-        status: int = options.call(options)
+        options = parser.parse_args(arguments)
+        debug = options.debug
+        if options.command is None:
+            parser.print_help()
+            return 0
+        keep_data_folder()
+        status = _call(options)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone, and so is its interest
         return 0
     except KeyboardInterrupt:
         note("interrupted")
         return 1
-    except ApoBenchError as error:
-        if options.debug:
-            raise
-        warn(error)
-        return error.exit_code
-    except OSError as error:
-        if options.debug:
+    except Exception as error:
+        if debug:
             raise
         warn(_what_failed(error))
-        return 2
+        return error.exit_code if isinstance(error, ApoBenchError) else 2
     return status
 
 
-def _what_failed(error: OSError) -> str:
-    """The line of an error of the system that no command has put into its own words."""
+def _call(options: argparse.Namespace) -> int:
+    """Carry a command out.
+
+    Raises:
+        UsageError: Code of a plugin has tried to end the process: the command is not done.
+    """
+    try:
+        status: int = options.call(options)
+    except SystemExit as error:
+        code = shown(str(error), quote=False)
+        raise UsageError(
+            f"code of a plugin tried to end the command (exit status {code}); fix or uninstall it"
+        ) from error
+    return status
+
+
+def _what_failed(error: Exception) -> str:
+    """The line of an error; one that no command has put into its own words says where it is from."""
+    if isinstance(error, ApoBenchError):
+        return str(error)
+    if not isinstance(error, OSError):
+        return f"{last_line(error)}{_where(error)}; this is a mistake of apo-bench: --debug shows it, please report it"
     where = f"{error.filename}: " if error.filename else ""
     what = f"{where}{error.strerror or ' '.join(str(error).split()) or type(error).__name__}"
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
@@ -59,11 +84,33 @@ def _what_failed(error: OSError) -> str:
     return f"{what}; apo-bench --debug shows where"
 
 
+def _where(error: Exception) -> str:
+    """The last place of our own code on the way to an error."""
+    place, step = "", error.__traceback__
+    while step is not None:
+        module = step.tb_frame.f_globals.get("__name__")
+        if isinstance(module, str) and module.startswith("apo_bench."):
+            place = f" in {module}, line {step.tb_lineno}"
+        step = step.tb_next
+    return place
+
+
 def script() -> int:
     """`main` in a process that then ends: what torch leaves behind is not searched for garbage first."""
     status = main()
     gc.freeze()
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        threading.Thread(target=_end, args=(status,), daemon=True).start()
     return status
+
+
+def _end(status: int) -> None:
+    """End this process although a thread that a plugin has left behind runs on: Python would wait for it forever."""
+    time.sleep(_THREADS_SECONDS)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)
 
 
 class _Parser(argparse.ArgumentParser):

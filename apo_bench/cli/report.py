@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apo_bench.cli.options import add_store, chosen_scale, warn_of_unreadable, write
+from apo_bench.cli.values import path_of
 from apo_bench.errors import UsageError
 from apo_bench.say import note, say, show
 
@@ -26,10 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--suite", required=True, metavar="NAME", help="see `apo-bench list suites`")
     parser.add_argument("--scale", metavar="SCALE", help="smoke, local or paper; by default the largest there is")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the Markdown page to FILE instead")
+    parser.add_argument(
+        "--output", type=path_of("--output"), metavar="FILE", help="write the Markdown page to FILE instead"
+    )
     parser.add_argument(
         "--figures",
-        type=Path,
+        type=path_of("--figures"),
         metavar="FOLDER",
         help="also draw the curves and learning rates of every task into FOLDER, as PNG and SVG",
     )

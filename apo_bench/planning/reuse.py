@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from apo_bench.errors import DataError
 from apo_bench.planning.fingerprint import fingerprint
+from apo_bench.plugins.datasets import digest_of
 from apo_bench.plugins.registry import Registry
 from apo_bench.records.run import Fingerprint, RunRecord
 from apo_bench.records.spec import RunSpec
@@ -47,7 +48,7 @@ class Sources:
         """Whether the data of a task can be had; `missing` says what is wrong where they cannot."""
         if task not in self._digests and task not in self.missing:
             try:
-                self._digests[task] = self.task(task).dataset.digest()
+                self._digests[task] = digest_of(self.task(task).dataset)
             except DataError as error:
                 self.missing[task] = str(error)
         return task in self._digests

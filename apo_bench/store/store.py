@@ -101,7 +101,7 @@ class Store:
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
-        self.path = path
+        self.path = path.absolute()  # stays where it is when a plugin changes the folder
         if not create:
             if not (path / "runs").is_dir():
                 raise StoreError(f"no results at {path}; run a suite first, or name another folder with --store")
