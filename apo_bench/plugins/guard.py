@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -95,7 +96,7 @@ def _streams() -> Iterator[None]:
             stream.flush()
     if {1, 2} <= copies.keys():
         os.dup2(2, 1)
-    sys.stdout = sys.stderr
+    sys.stdout = _ToStderr()
     try:
         yield
     finally:
@@ -108,6 +109,39 @@ def _streams() -> Iterator[None]:
         again = {id(stream): _open_again(stream, name) for name, stream in before.items()}
         for name, stream in before.items():
             setattr(sys, name, again[id(stream)])
+
+
+class _ToStderr(io.TextIOBase):
+    """Stands for the standard output; a plugin that has kept or closed it does no harm to the real one."""
+
+    @property
+    def buffer(self) -> Any:
+        """Where bytes are written."""
+        return sys.stderr.buffer
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override] # of its base it may be none
+        """As of the standard error."""
+        return sys.stderr.encoding
+
+    def write(self, text: str) -> int:
+        """Write to the standard error."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush the standard error."""
+        sys.stderr.flush()
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def fileno(self) -> int:
+        """The standard error's."""
+        return sys.stderr.fileno()
+
+    def close(self) -> None:
+        """Stay open."""
 
 
 def _open_again(stream: Any, name: str) -> Any:
@@ -139,7 +173,7 @@ def _interpreter() -> Iterator[None]:
     os.umask(mask)
     settings = locale.setlocale(locale.LC_ALL)
     limit, hook, collects = sys.getrecursionlimit(), sys.excepthook, gc.isenabled()
-    filters = {id(one) for one in warnings.filters}
+    filters = list(warnings.filters)
     try:
         yield
     finally:
@@ -149,9 +183,8 @@ def _interpreter() -> Iterator[None]:
         sys.setrecursionlimit(limit)
         sys.excepthook = hook
         (gc.enable if collects else gc.disable)()
-        new = [one for one in warnings.filters if id(one) not in filters and one[0] == "error"]
-        for one in new:  # others only hide lines
-            warnings.filters.remove(one)  # type: ignore[attr-defined] # typed as any sequence
+        hiding = [one for one in warnings.filters if one not in filters and one[0] != "error"]  # as libraries do
+        warnings.filters[:] = [*hiding, *filters]  # type: ignore[index] # typed as any sequence
 
 
 @contextlib.contextmanager
@@ -160,14 +193,14 @@ def _signals(pressed: _Pressed) -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    timer = signal.getitimer(signal.ITIMER_REAL)
+    (left, interval), began = signal.getitimer(signal.ITIMER_REAL), time.monotonic()
     if before.get(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, pressed)
     try:
         yield
     finally:
-        if timer == (0.0, 0.0):
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
+        rest = max(left - (time.monotonic() - began), 1e-3) if left else 0.0
+        signal.setitimer(signal.ITIMER_REAL, rest, interval)
         for number, handler in before.items():
             if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)

@@ -97,7 +97,8 @@ class Registered:
         from apo_bench.plugins.optimizer import Competitor, resolve_hyperparameters
 
         if not issubclass(type(loaded), Competitor):
-            kind = f"the class {loaded.__name__}" if isinstance(loaded, type) else f"a {kind_of(loaded)}"
+            is_class = issubclass(type(loaded), type)
+            kind = f"the class {loaded.__name__}" if is_class else f"a {kind_of(loaded)}"
             raise UsageError(f"{self} is {kind}; register a Competitor(hyperparameters, build)")
         fields = loaded.hyperparameters
         if not (isinstance(fields, type) and dataclasses.is_dataclass(fields)):
