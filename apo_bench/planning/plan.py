@@ -4,11 +4,12 @@ A run whose setting is to be chosen from a grid waits for the runs that try it, 
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
+from apo_bench.errors import PluginError
 from apo_bench.evidence.tuning import GridSearch, Tuned, tune
 from apo_bench.planning.expected import Speeds, total
 from apo_bench.planning.grid import Waiting, unroll
@@ -16,8 +17,10 @@ from apo_bench.planning.reuse import Reuse, Sources
 from apo_bench.plugins.registry import Registry
 from apo_bench.records.run import Fingerprint, Role, RunRecord
 from apo_bench.records.spec import Device, RunSpec
-from apo_bench.records.suite import Suite
+from apo_bench.records.suite import OptimizerEntry, Suite
 from apo_bench.store.scan import Scan
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +94,9 @@ class Plan:
     Attributes:
         suite: The suite, without the tasks whose data cannot be had.
         runs: Its reported runs whose setting is known.
-        unavailable: What is wrong, one line for each dataset that cannot be had.
+        unavailable: What is wrong, one line for each dataset that cannot be had and each plugin that cannot be used.
         by_entry: The runs of each task of the suite, by its place.
-        asked: The suite with all its tasks, those whose data cannot be had included.
+        asked: The suite with all its tasks, those whose data cannot be had included, but for plugins that cannot be used.
         tasks: The loaded tasks of ``asked``, by name.
         searches: The grid searches, each once.
         waiting: Reported runs to be made once their setting is chosen.
@@ -176,11 +179,16 @@ def plan(
             choice is among the others. Otherwise the choice waits for it.
 
     Raises:
-        UsageError: Unknown or broken task or optimizer, or unknown hyperparameter.
+        UsageError: Unknown task, optimizer or hyperparameter.
+        PluginError: Nothing is left to be run, as a plugin cannot be used.
     """
     sources = Sources(tasks, optimizers)
-    loaded = {entry.task: sources.task(entry.task) for entry in suite.tasks}
-    competitors = {entry.optimizer: optimizers[entry.optimizer].load() for entry in suite.all_competitors()}
+    loaded, no_task = _usable((entry.task for entry in suite.tasks), sources.task)
+    competitors, no_rule = _usable(
+        (entry.optimizer for entry in suite.all_competitors()), lambda name: optimizers[name].load()
+    )
+    if no_task or no_rule:
+        suite = _without(suite, no_task, no_rule)
     available = tuple(entry for entry in suite.tasks if sources.has_data(entry.task))
     own = msgspec.structs.replace(suite, tasks=available)
     unrolled = unroll(own, competitors, device, compile=compile)
@@ -193,7 +201,9 @@ def plan(
     return Plan(
         suite=own,
         runs=_distinct(one for one in placed.values() if isinstance(one, PlannedRun)),
-        unavailable=tuple(dict.fromkeys(sources.missing.values())),
+        unavailable=tuple(
+            dict.fromkeys([*map(str, (*no_task.values(), *no_rule.values())), *sources.missing.values()])
+        ),
         by_entry=by_entry,
         asked=suite,
         tasks=loaded,
@@ -201,6 +211,38 @@ def plan(
         waiting=tuple(one for one in waits if not found[one.run.search.key].tuned.is_final),
         dropped=tuple(one for one in waits if found[one.run.search.key].tuned.is_final),
     )
+
+
+def _usable(names: Iterable[str], load: Callable[[str], T]) -> tuple[dict[str, T], dict[str, PluginError]]:
+    """The plugins of these names, each loaded once, and what is wrong with those that cannot be used."""
+    usable: dict[str, T] = {}
+    wrong: dict[str, PluginError] = {}
+    for name in dict.fromkeys(names):
+        try:
+            usable[name] = load(name)
+        except PluginError as error:
+            wrong[name] = error
+    return usable, wrong
+
+
+def _without(suite: Suite, no_task: Mapping[str, PluginError], no_rule: Mapping[str, PluginError]) -> Suite:
+    """A suite without the plugins that cannot be used.
+
+    Raises:
+        PluginError: Nothing is left.
+    """
+
+    def kept(declared: Iterable[OptimizerEntry]) -> tuple[OptimizerEntry, ...]:
+        return tuple(entry for entry in declared if entry.optimizer not in no_rule)
+
+    entries = [
+        msgspec.structs.replace(entry, optimizers=own)
+        for entry in suite.tasks
+        if entry.task not in no_task and (own := kept(suite.competitors(entry)))
+    ]
+    if not entries:
+        raise next(iter([*no_task.values(), *no_rule.values()]))
+    return msgspec.structs.replace(suite, tasks=tuple(entries), optimizers=kept(suite.optimizers))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from apo_bench.errors import ApoBenchError, UsageError, did_you_mean, kind_of, last_line, shown
+from apo_bench.errors import ApoBenchError, PluginError, UsageError, did_you_mean, kind_of, last_line, shown
 from apo_bench.plugins.guard import PluginRaisedError, guarded
 from apo_bench.records.spec import check_name
 
@@ -47,36 +47,36 @@ class Registered:
         """Import the object: a competitor, or a function that makes a task.
 
         Raises:
-            UsageError: The plugin fails to import, or what it registers is neither.
+            PluginError: The plugin fails to import, or what it registers is neither.
         """
         try:
             loaded = guarded(self.entry_point.load)
         except (ApoBenchError, PluginRaisedError) as error:
             line = last_line(error) if isinstance(error, ApoBenchError) else str(error)
-            raise UsageError(f"{self} fails to import ({line}); fix or uninstall that distribution") from error
+            raise PluginError(f"{self} fails to import ({line}); fix or uninstall that distribution") from error
         if self.entry_point.group == OPTIMIZERS:
             self.held(lambda: self._check_competitor(loaded))
         elif not callable(loaded):
-            raise UsageError(f"{self} is a {kind_of(loaded)}; register a function that returns a Task")
+            raise PluginError(f"{self} is a {kind_of(loaded)}; register a function that returns a Task")
         return loaded
 
     def task(self) -> "Task":
         """Import a task's function and call it.
 
         Raises:
-            UsageError: The plugin fails to import, or what it makes is no task.
+            PluginError: The plugin fails to import, or what it makes is no task.
         """
         from apo_bench.plugins.task import Task, wrong_field  # imports torch
 
         make = self.load()
         made: object = self.held(make)
         if not issubclass(type(made), Task):
-            raise UsageError(f"{self} makes a {kind_of(made)}; its function has to return a Task")
+            raise PluginError(f"{self} makes a {kind_of(made)}; its function has to return a Task")
         task = cast("Task", made)
         fault = self.held(lambda: wrong_field(task))
         if fault is not None:
             wrong, _, right = fault.partition("; give ")
-            raise UsageError(f"{self} makes a Task whose {wrong}; give {right}")
+            raise PluginError(f"{self} makes a Task whose {wrong}; give {right}")
         return task
 
     def __str__(self) -> str:
@@ -86,12 +86,12 @@ class Registered:
         """Call code of the plugin.
 
         Raises:
-            UsageError: It raises anything; an error that is written for the user is passed on.
+            PluginError: It raises anything; an error that is written for the user is passed on.
         """
         try:
             return guarded(call)
         except PluginRaisedError as error:
-            raise UsageError(f"{self} cannot be made ({error}); fix or uninstall that distribution") from error
+            raise PluginError(f"{self} cannot be made ({error}); fix or uninstall that distribution") from error
 
     def _check_competitor(self, loaded: Any) -> None:
         from apo_bench.plugins.optimizer import Competitor, resolve_hyperparameters
@@ -99,29 +99,29 @@ class Registered:
         if not issubclass(type(loaded), Competitor):
             is_class = issubclass(type(loaded), type)
             kind = f"the class {loaded.__name__}" if is_class else f"a {kind_of(loaded)}"
-            raise UsageError(f"{self} is {kind}; register a Competitor(hyperparameters, build)")
+            raise PluginError(f"{self} is {kind}; register a Competitor(hyperparameters, build)")
         fields = loaded.hyperparameters
         if not (isinstance(fields, type) and dataclasses.is_dataclass(fields)):
             name = fields.__name__ if isinstance(fields, type) else kind_of(fields)
-            raise UsageError(
+            raise PluginError(
                 f"{self}: its hyperparameters {name} are no dataclass; put @dataclasses.dataclass(frozen=True) above it"
             )
         if not callable(loaded.build):
-            raise UsageError(
+            raise PluginError(
                 f"{self}: its build is a {kind_of(loaded.build)}; give a function of a problem and hyperparameters"
             )
         for field in ("reference", "left_alone"):
             if type(getattr(loaded, field)) is not str:
-                raise UsageError(f"{self}: its {field} is a {kind_of(getattr(loaded, field))}; give a text")
+                raise PluginError(f"{self}: its {field} is a {kind_of(getattr(loaded, field))}; give a text")
         if not isinstance(loaded.in_precision, Mapping):
-            raise UsageError(
+            raise PluginError(
                 f"{self}: its in_precision is a {kind_of(loaded.in_precision)}; give a mapping of Precision to defaults"
             )
         try:
             for overrides in ({}, *loaded.in_precision.values()):
                 resolve_hyperparameters(fields, overrides, optimizer=self.name)
         except UsageError as error:
-            raise UsageError(f"{self} declares hyperparameters to fix: {error}") from error
+            raise PluginError(f"{self} declares hyperparameters to fix: {error}") from error
 
 
 class Registry:
@@ -220,7 +220,7 @@ class Registry:
             UsageError: Unknown name, for which the message suggests one; or one that cannot be used.
         """
         if name in self._refused:
-            raise UsageError(self._refused[name])
+            raise PluginError(self._refused[name])
         try:
             return self._by_name[name]
         except KeyError:

@@ -70,7 +70,7 @@ class ProbeSession:
     def carry_out(self, suite: Suite) -> int:
         """Measure every cell of a suite; returns the exit status."""
         settings = self.settings
-        found, remarks = planned_probes(
+        found, unavailable, remarks = planned_probes(
             suite,
             self.device,
             self.scan,
@@ -83,6 +83,8 @@ class ProbeSession:
             f"suite {suite.name}, scale {suite.scale}, on {self.device}: {len(found)} cells, each {settings.processes} "
             f"processes of {settings.rounds} rounds, {settings.threads} threads, store {self.store.path}"
         )
+        for line in unavailable:
+            warn(line)
         for line in remarks:
             self._tell(line)
         for number, planned in enumerate(found, start=1):
@@ -91,10 +93,10 @@ class ProbeSession:
             self._tell(f"{number} of {len(found)}: {planned.spec.title}: {names}")
             self._make(planned)
         if settings.output_is_data:
-            show_json({"probes": self.printed, "remarks": list(remarks)})
+            show_json({"probes": self.printed, "remarks": [*unavailable, *remarks]})
         if not found:
             warn("nothing was measured; see above")
-        return 1 if self.failures or not found else 0
+        return 1 if self.failures or unavailable or not found else 0
 
     def _make(self, planned: PlannedProbe) -> None:
         record = None if self.settings.again else standing(planned, self.scan.probes)
