@@ -26,6 +26,14 @@ class DataError(ApoBenchError):
     """A dataset is missing or damaged."""
 
 
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP came: whatever is half done is undone on the way out."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum
+
+
 _LONGEST_ERROR = 500
 _LONGEST_SHOWN = 60
 """Characters of an error, and of what was given, that a line shows."""

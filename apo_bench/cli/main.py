@@ -6,16 +6,18 @@ import errno
 import gc
 import importlib
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from apo_bench import _version
 from apo_bench.cli.encoding import print_in_any_encoding
 from apo_bench.cli.values import keep_data_folder
-from apo_bench.errors import ApoBenchError, UsageError, last_line, shown
+from apo_bench.errors import ApoBenchError, Terminated, last_line, shown
 from apo_bench.say import note, show, warn
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         keep_data_folder()
-        status = _call(options)
+        status = _called(options)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone, and so is its interest
         return 0
@@ -55,19 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _call(options: argparse.Namespace) -> int:
-    """Carry a command out.
-
-    Raises:
-        UsageError: Code of a plugin has tried to end the process: the command is not done.
-    """
+def _called(options: argparse.Namespace) -> int:
+    """Carry the command out; a plugin that exits meanwhile ends it, though not in silence."""
     try:
         status: int = options.call(options)
-    except SystemExit as error:
+    except SystemExit as error:  # nothing of ours exits here
+        if options.debug:
+            raise
         code = shown(str(error), quote=False)
-        raise UsageError(
-            f"code of a plugin tried to end the command (exit status {code}); fix or uninstall it"
-        ) from error
+        warn(f"a plugin ended the command (SystemExit: {code}); fix or uninstall it; apo-bench --debug shows where")
+        return 1
     return status
 
 
@@ -97,7 +96,15 @@ def _where(error: Exception) -> str:
 
 def script() -> int:
     """`main` in a process that then ends: what torch leaves behind is not searched for garbage first."""
-    status = main()
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(signum, _terminate)
+    try:
+        status = main()
+    except Terminated as error:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            warn(f"stopped by {signal.Signals(error.args[0]).name}")
+        status = error.exit_code
     gc.freeze()
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         threading.Thread(target=_end, args=(status,), daemon=True).start()
@@ -111,6 +118,12 @@ def _end(status: int) -> None:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(status)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a handler's arguments
+    for other in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)  # it is leaving already
+    raise Terminated(signum)
 
 
 class _Parser(argparse.ArgumentParser):

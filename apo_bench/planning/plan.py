@@ -96,7 +96,7 @@ class Plan:
         runs: Its reported runs whose setting is known.
         unavailable: What is wrong, one line for each dataset that cannot be had and each plugin that cannot be used.
         by_entry: The runs of each task of the suite, by its place.
-        asked: The suite with all its tasks, those whose data cannot be had included, but for plugins that cannot be used.
+        asked: The suite with all its tasks, those without data included, without plugins that cannot be used.
         tasks: The loaded tasks of ``asked``, by name.
         searches: The grid searches, each once.
         waiting: Reported runs to be made once their setting is chosen.
@@ -201,9 +201,7 @@ def plan(
     return Plan(
         suite=own,
         runs=_distinct(one for one in placed.values() if isinstance(one, PlannedRun)),
-        unavailable=tuple(
-            dict.fromkeys([*map(str, (*no_task.values(), *no_rule.values())), *sources.missing.values()])
-        ),
+        unavailable=tuple(dict.fromkeys(map(str, (*no_task.values(), *no_rule.values(), *sources.missing.values())))),
         by_entry=by_entry,
         asked=suite,
         tasks=loaded,

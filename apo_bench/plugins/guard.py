@@ -9,6 +9,7 @@ import gc
 import io
 import locale
 import os
+import posix
 import random
 import signal
 import sys
@@ -17,9 +18,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from apo_bench.errors import ApoBenchError, last_line
+from apo_bench.errors import ApoBenchError, Terminated, last_line
 
 T = TypeVar("T")
 
@@ -35,13 +36,14 @@ def guarded(call: Callable[[], T]) -> T:
         ApoBenchError: It raised one.
         PluginRaisedError: It raised anything else, an exit and an interrupt of its own included.
         KeyboardInterrupt: The user pressed Ctrl-C meanwhile.
+        Terminated: The process was asked to end meanwhile.
     """
     handler = signal.getsignal(signal.SIGINT)
     pressed = handler if isinstance(handler, _Pressed) else _Pressed()  # one call within another
     with _undone(pressed):
         try:
             return call()
-        except ApoBenchError:
+        except (ApoBenchError, Terminated):
             raise
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and pressed.was_pressed:
@@ -72,8 +74,28 @@ def _undone(pressed: _Pressed) -> Iterator[None]:
         for keep in (_streams, _folder, _interpreter, _torch, _randomness):
             stack.enter_context(keep())
         stack.enter_context(_signals(pressed))
+        stack.enter_context(_no_exit(process))
         stack.callback(_end_copies, process)  # the first of all to be called
         yield
+
+
+@contextlib.contextmanager
+def _no_exit(process: int) -> Iterator[None]:
+    """An end of the process that skips everything, and would be silent, is an exit like any other."""
+    before, thread = os._exit, threading.get_ident()
+
+    def leave(status: int = 0) -> NoReturn:
+        if (os.getpid(), threading.get_ident()) != (process, thread):
+            before(status)  # a process of the plugin's own, or a thread of ours whose command is gone
+        raise SystemExit(f"os._exit({status})")
+
+    os._exit = leave
+    posix._exit = leave  # noqa: SLF001 - it has no other name
+    try:
+        yield
+    finally:
+        os._exit = before
+        posix._exit = before  # noqa: SLF001
 
 
 def _end_copies(process: int) -> None:

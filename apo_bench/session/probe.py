@@ -162,7 +162,8 @@ def refuse_beside_runs(store: Store, device: Device) -> None:
     running = [run for run in store.active() if run.running and run.intent.spec.device == device]
     if running:
         others = f" and {len(running) - 1} more" if len(running) > 1 else ""
+        who = f" ({running[0].holder})" if running[0].holder else ""
         raise UsageError(
-            f"a run is in flight on {device}: {running[0].intent.spec.title}{others}; a probe needs the device to "
+            f"a run is in flight on {device}: {running[0].intent.spec.title}{others}{who}; a probe needs the device to "
             "itself: wait for the runs, or stop them (Ctrl-C; they can be continued), and probe then"
         )

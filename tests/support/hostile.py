@@ -28,6 +28,8 @@ UNUSABLE_OPTIMIZERS = {
     "asserts": ("assert 1 > 2", "fails to import (AssertionError); "),
     "exits": ("raise SystemExit(0)", "fails to import (SystemExit: 0); "),
     "exits-with-words": ("import sys; sys.exit('good bye')", "fails to import (SystemExit: good bye); "),
+    "exits-at-once": ("import os; os._exit(0)", "fails to import (SystemExit: os._exit(0)); "),
+    "exits-behind-os": ("from posix import _exit; _exit(7)", "fails to import (SystemExit: os._exit(7)); "),
     "interrupts": ("raise KeyboardInterrupt", "fails to import (KeyboardInterrupt); "),
     "no-exception": ("class Mine(BaseException): pass\nraise Mine('hm')", "fails to import (Mine: hm); "),
     "generator-exit": ("raise GeneratorExit", "fails to import (GeneratorExit); "),
