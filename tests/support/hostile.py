@@ -217,3 +217,30 @@ MEDDLERS = {
     "starts-a-thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(0.3,)).start()",
 }
 """By name, what is done in passing; the optimizer is a good one."""
+
+RULES = {
+    "changes-folder": (["os.chdir('/')"], "exhausted"),
+    "closes-streams": (["sys.stdout.close()", "sys.stderr.close()"], "exhausted"),
+    "closes-descriptors": (["os.close(1) if self.steps == 1 else None", "os.close(2) if self.steps == 1 else None"], "exhausted"),
+    "clears-the-environment": (["os.environ.clear()"], "exhausted"),
+    "ignores-signals": (["signal.signal(signal.SIGTERM, signal.SIG_IGN)"], "exhausted"),
+    "starts-a-process": (["import subprocess", "subprocess.Popen(['sleep', '5']) if self.steps == 1 else None"], "exhausted"),
+    "starts-a-thread": (["import threading", "threading.Thread(target=time.sleep, args=(600,)).start() if self.steps == 1 else None"], "exhausted"),
+    "makes-warnings-errors": (["import warnings", "warnings.simplefilter('error')"], "exhausted"),
+    "prints-megabytes": (["print('x' * 1000)"] * 50, "exhausted"),
+    "forks": (["import os", "os.fork() if self.steps == 2 else None"], "exhausted"),
+    "raises": (["raise ValueError('no')"], "failed"),
+    "raises-without-words": (["raise ValueError"], "failed"),
+    "words-that-raise": (["class E(Exception):", "    def __str__(self): raise SystemExit(0)", "raise E"], "failed"),
+    "ten-megabytes": (["raise ValueError('x' * 10_000_000)"], "failed"),
+    "escapes": (["raise ValueError('\\x1b[2J\\u202e\\n<script>|')"], "failed"),
+    "surrogates": (["raise ValueError('\\udcff')"], "failed"),
+    "recursion": (["return self.step(batch)"], "failed"),
+    "memory": (["bytearray(2 ** 62)"], "out-of-memory"),
+    "exits": (["sys.exit(0)"], "crashed"),
+    "exits-at-once": (["os._exit(0)"], "crashed"),
+    "interrupts": (["raise KeyboardInterrupt"], "crashed"),
+    "no-exception": (["class E(BaseException): pass", "raise E('mine')"], "crashed"),
+    "removes-its-folder": (["import shutil", "shutil.rmtree(os.path.dirname(os.readlink('/proc/self/fd/1')))"], "crashed"),
+}  # fmt: skip
+"""By name, what an optimizer does at each step, and the outcome of its run."""
