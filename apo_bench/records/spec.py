@@ -139,13 +139,18 @@ def _comes_back(value: Scalar) -> bool:
     return not isinstance(value, str) or value.isascii() or value.encode(errors="ignore").decode() == value
 
 
+def is_name(name: str) -> bool:
+    """Whether a name is fit for file names, tables and command lines."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str, kind: str) -> str:
     """Return ``name`` when it is fit for file names, tables and command lines.
 
     Raises:
         UsageError: It is empty, long, or has other characters than a-z, 0-9, dot, dash and underscore.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise UsageError(
             f"{kind} name {name!r} is not usable; use up to 80 of a-z, 0-9, '.', '-' and '_', letter or digit first"
         )

@@ -13,7 +13,8 @@ from apo_bench.records.cell import Cell, Workload
 from apo_bench.records.events import CurvePoint
 from apo_bench.records.outcome import Diverged
 from apo_bench.records.run import Direction, Role, RunRecord
-from apo_bench.records.spec import Precision, Scale, check_name
+from apo_bench.records.spec import Precision, Scale, check_name, is_name
+from apo_bench.text import printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +27,8 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
 """With more competitors than colours, the colours come again in another stroke."""
 _DECADES = 100.0
 _RATE = "learning_rate"
+_FONT = "DejaVu Sans"
+_LONGEST_LABEL = 80
 _STYLE: Any = {
     "axes.edgecolor": "#888888",
     "axes.grid": True,
@@ -35,7 +38,7 @@ _STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "figure.dpi": 150,
-    "font.family": "DejaVu Sans",
+    "font.family": _FONT,
     "font.size": 9,
     "grid.color": "#e4e4e4",
     "legend.frameon": False,
@@ -72,8 +75,9 @@ def drawings(suite: str, scale: Scale, records: Sequence[RunRecord]) -> Iterator
         records: The newest record of each run; those of other suites and scales, and tuning runs, are left out.
 
     Raises:
-        UsageError: A suite or task name in a record is not fit for a file name.
+        UsageError: A suite or task name in a record is not fit for a file name; after all others are drawn.
     """
+    check_name(suite, "suite")
     groups: dict[Workload, list[RunRecord]] = defaultdict(list)
     for record in records:
         if (record.suite, record.scale) != (suite, scale) or record.role is not Role.REPORTED:
@@ -82,8 +86,12 @@ def drawings(suite: str, scale: Scale, records: Sequence[RunRecord]) -> Iterator
             groups[Cell.of(record.spec).workload].append(record)
     devices = {workload.device for workload in groups}
     budgets = Counter((workload.task, workload.device) for workload in groups)
+    unfit: list[str] = []
     for (task, device, epochs), own in sorted(groups.items()):
-        name = f"{check_name(suite, 'suite')}-{scale}-{check_name(task, 'task')}"
+        if not is_name(task):
+            unfit.append(task)
+            continue
+        name = f"{suite}-{scale}-{task}"
         if len(devices) > 1:
             name = f"{name}-{device}"
         if budgets[task, device] > 1:
@@ -91,6 +99,8 @@ def drawings(suite: str, scale: Scale, records: Sequence[RunRecord]) -> Iterator
         yield _drawn(name, lambda own=own: curves(own))  # type: ignore[misc]
         if any(_moves(record) for record in own):
             yield _drawn(f"{name}-learning-rates", lambda own=own: learning_rates(own))  # type: ignore[misc]
+    for task in unfit:
+        check_name(task, "task")
 
 
 def curves(records: Sequence[RunRecord]) -> "Figure":
@@ -155,7 +165,19 @@ def _competitors(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in records:
         groups[record.spec.optimizer.name, names[record.run_id]].append(record)
-    return {label: runs for (_, label), runs in sorted(groups.items())}
+    competitors: dict[str, list[RunRecord]] = {}
+    for (_, label), runs in sorted(groups.items()):
+        competitors.setdefault(label, []).extend(runs)  # a name may be what another is called with its settings
+    return competitors
+
+
+def _label(text: str) -> str:
+    """A name as a text of a figure: one line, not too long, without characters that the font lacks."""
+    from matplotlib.font_manager import findfont, get_font
+
+    held = get_font(findfont(_FONT)).get_charmap()
+    shown = shortened(printable(text), _LONGEST_LABEL)
+    return "".join(one if ord(one) in held else one.encode("ascii", "backslashreplace").decode() for one in shown)
 
 
 def _panels(
@@ -179,7 +201,7 @@ def _panels(
                 line = _competitor(axes, [_trace(run, value) for run in runs], _lost(runs), style)
                 handles.setdefault(name, line)
             if column == 0:
-                axes.set_ylabel(label)
+                axes.set_ylabel(_label(label))
             if place == 0:
                 axes.set_title(str(precision))
         grid[-1][column].set_xlabel("steps")
@@ -187,10 +209,10 @@ def _panels(
     for axes_row, (_, value), wish in zip(grid, rows, logarithmic, strict=True):
         _scale(axes_row[0], [y for run in records for _, y in _trace(run, value)], logarithmic=wish)
     figure.suptitle(
-        f"{records[0].spec.task} on {records[0].spec.device}", x=0.01, ha="left", fontsize=11, weight="bold"
+        _label(f"{records[0].spec.task} on {records[0].spec.device}"), x=0.01, ha="left", fontsize=11, weight="bold"
     )
     shown = {name: line for name, line in handles.items() if line is not None}
-    figure.legend(list(shown.values()), list(shown), loc="outside right upper")
+    figure.legend(list(shown.values()), list(map(_label, shown)), loc="outside right upper")
     return figure
 
 
