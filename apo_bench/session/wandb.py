@@ -231,7 +231,7 @@ class Pusher:
             return False
         try:
             push()
-        except Exception as error:  # noqa: BLE001 - a plugin's record meets somebody else's library
+        except Exception as error:  # noqa: BLE001 - a plugin's record meets another's library
             if mirror := self._live.pop(name, None):
                 mirror.abandon()
             self._refuse(name, intent.spec.title, error)

@@ -76,6 +76,7 @@ def test_a_page_that_takes_long_is_written_less_often(
 
 
 @pytest.mark.soak
+@pytest.mark.timing
 def test_the_last_of_two_thousand_runs_is_read_as_fast_as_the_first(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", create=True)
     made = [record("sgdm", 200 + seed, 80.0) for seed in range(2000)]

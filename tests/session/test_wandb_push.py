@@ -12,9 +12,11 @@ from unittest import mock
 
 import msgspec
 import pytest
+from support.commands import store_of
 from support.hostile import TEXTS, hostile_store, write
 from support.opened import opened
 from support.records import record
+from support.shell import Shell
 
 from apo_bench.cli.main import main
 from apo_bench.errors import StoreError
@@ -316,14 +318,12 @@ def test_without_the_module_nothing_is_tried(wandb: Wandb, store: Store, monkeyp
     [TEXTS[::25], pytest.param(TEXTS, marks=pytest.mark.soak)],
     ids=["some", "all"],
 )
-def test_wandb_itself_takes_hostile_records(
-    texts: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wandb_itself_takes_hostile_records(texts: tuple[str, ...], shell: Shell) -> None:
+    """In processes of its own: wandb leaves in its process, and in what that starts, a server and variables."""
     pytest.importorskip("wandb")
-    store = hostile_store(tmp_path / "store", *texts)
-    count = len(store.scan().by_folder)
-    status = _push(store)
-    out, err = capsys.readouterr()
-    assert (status, out) == (0, f"{count} runs pushed to apo-bench (offline)\n"), err
-    assert _push(store) == 0
-    assert "0 runs pushed" in capsys.readouterr().out
+    store = hostile_store(store_of(shell), *texts)
+    runs = len(store.scan().by_folder)
+    done = shell("wandb", "push", "--mode", "offline")
+    assert done.stdout == f"{runs} runs pushed to apo-bench (offline)\n", done.stderr
+    assert "did not take" not in done.stderr
+    assert "0 runs pushed" in shell("wandb", "push", "--mode", "offline").stdout
