@@ -5,7 +5,7 @@ import re
 
 import pytest
 from markdown_it import MarkdownIt
-from support.hostile import TEXTS
+from support.hostile_records import TEXTS
 
 from apo_bench.text import escaped, file_name, in_csv, in_html, in_json, in_latex, laid_out, printable
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.hostile import SUITE, TEXTS, hostile_records, hostile_snapshot, hostile_store
+from support.hostile_records import SUITE, TEXTS, hostile_records, hostile_snapshot, hostile_store
 
 from apo_bench.cli.main import main
 from apo_bench.records.run import Role

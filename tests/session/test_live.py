@@ -5,7 +5,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from support.hostile import write
+from support.hostile_records import write
 from support.opened import opened
 from support.records import record
 

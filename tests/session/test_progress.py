@@ -6,7 +6,7 @@ import re
 import msgspec
 import pytest
 from rich.console import Console
-from support.hostile import TEXTS
+from support.hostile_records import TEXTS
 from support.records import record
 
 from apo_bench.records import events

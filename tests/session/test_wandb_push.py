@@ -13,7 +13,7 @@ from unittest import mock
 import msgspec
 import pytest
 from support.commands import store_of
-from support.hostile import TEXTS, hostile_store, write
+from support.hostile_records import TEXTS, hostile_store, write
 from support.opened import opened
 from support.records import record
 from support.shell import Shell
