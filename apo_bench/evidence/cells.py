@@ -9,8 +9,9 @@ from apo_bench.evidence.intervals import Interval, mean_interval
 from apo_bench.evidence.quantities import is_emulated
 from apo_bench.evidence.step_costs import Probes, StepCost
 from apo_bench.records.cell import Cell
+from apo_bench.records.facts import Cost
 from apo_bench.records.outcome import Diverged, Failed, Undefined
-from apo_bench.records.run import Cost, RunRecord
+from apo_bench.records.run import RunRecord
 from apo_bench.records.spec import RunSpec
 
 

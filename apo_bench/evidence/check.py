@@ -15,7 +15,7 @@ from statistics import fmean
 from apo_bench.evidence.intervals import CONFIDENCE, mean_interval
 from apo_bench.evidence.snapshot import FEWEST_PROCESSES
 from apo_bench.records.cell import REFERENCE
-from apo_bench.records.run import Direction
+from apo_bench.records.facts import Direction
 from apo_bench.records.snapshot import CellSnapshot, SeedSnapshot, Snapshot
 
 FEWEST_SEEDS = 3

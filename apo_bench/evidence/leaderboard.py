@@ -19,9 +19,10 @@ from apo_bench.evidence.reported import reported_value
 from apo_bench.evidence.step_costs import Probes, StepCost
 from apo_bench.evidence.tuning import Tuned, searches_of, tune
 from apo_bench.records.cell import REFERENCE, Cell, Conditions, Workload
+from apo_bench.records.facts import Direction, TaskFacts
 from apo_bench.records.outcome import Diverged, Reached, message_of
 from apo_bench.records.probe import ProbeRecord
-from apo_bench.records.run import Direction, Role, RunRecord, TaskFacts
+from apo_bench.records.run import Role, RunRecord
 from apo_bench.records.spec import Device, Precision, RunSpec, Scale
 
 

@@ -1,8 +1,9 @@
 """What is read from a record: the one place where a number that tables and pages show is defined."""
 
 from apo_bench.evidence.step_costs import StepCost
+from apo_bench.records.facts import Cost, PrecisionBackend
 from apo_bench.records.outcome import Reached
-from apo_bench.records.run import Cost, PrecisionBackend, RunRecord
+from apo_bench.records.run import RunRecord
 
 PERIODIC_PHASES = ("curvature", "inverse", "meta")
 """Phases of the ledger that only some steps have."""

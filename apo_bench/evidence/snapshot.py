@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from apo_bench.evidence.quantities import is_emulated, state_by_purpose
 from apo_bench.evidence.step_costs import Probes
 from apo_bench.records.cell import Cell
+from apo_bench.records.facts import Direction
 from apo_bench.records.outcome import Diverged
 from apo_bench.records.probe import ProbeRecord
-from apo_bench.records.run import Direction, Role, RunRecord
+from apo_bench.records.run import Role, RunRecord
 from apo_bench.records.snapshot import SCHEMA, CellSnapshot, SeedSnapshot, Snapshot, StepRatio
 from apo_bench.records.spec import Scale
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from apo_bench.records.cell import Cell, Contender, Workload
+from apo_bench.records.facts import Direction
 from apo_bench.records.outcome import Diverged
-from apo_bench.records.run import Direction, RunRecord
+from apo_bench.records.run import RunRecord
 from apo_bench.records.schedules import Constant
 from apo_bench.records.spec import Precision, RunSpec, Scalar
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from apo_bench.records.cell import Cell
-from apo_bench.records.run import Environment, Fingerprint, checked_schema
+from apo_bench.records.facts import Environment
+from apo_bench.records.run import Fingerprint, checked_schema
 from apo_bench.records.spec import Budget, Device, Frozen, OptimizerSpec, Precision
 
 SCHEMA = 1

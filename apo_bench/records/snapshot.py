@@ -4,7 +4,7 @@ import msgspec
 
 from apo_bench.errors import UsageError
 from apo_bench.records.cell import Cell
-from apo_bench.records.run import Direction
+from apo_bench.records.facts import Direction
 from apo_bench.records.spec import Budget, Device, Frozen, OptimizerSpec, Precision, Scale
 
 SCHEMA = 1

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from apo_bench.evidence.names import competitor_names
 from apo_bench.records.cell import Cell, Workload
 from apo_bench.records.events import CurvePoint
+from apo_bench.records.facts import Direction
 from apo_bench.records.outcome import Diverged
-from apo_bench.records.run import Direction, Role, RunRecord
+from apo_bench.records.run import Role, RunRecord
 from apo_bench.records.spec import Precision, Scale, check_name
 
 if TYPE_CHECKING:

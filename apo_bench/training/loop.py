@@ -27,8 +27,8 @@ from apo_bench.problem.model_state import load_saved_state, saved_state
 from apo_bench.problem.rule import Observable, Schedulable, StepResult
 from apo_bench.problem.seeds import restore_random_state
 from apo_bench.records.events import CurvePoint, Evaluated, Progress, Remarked, Started
+from apo_bench.records.facts import Cost
 from apo_bench.records.outcome import Diverged, Reason, Undefined
-from apo_bench.records.run import Cost
 from apo_bench.records.schedules import Constant, learning_rate_factor
 from apo_bench.training.blame import RuleFailedError, is_the_rules_fault
 from apo_bench.training.checkpoint import Checkpoints, NotStorableError

@@ -14,6 +14,7 @@ from apo_bench.errors import StoreError
 from apo_bench.files import write_durably
 from apo_bench.planning.plan import Plan, PlannedRun
 from apo_bench.records.events import CurvePoint, Evaluated, Progress
+from apo_bench.records.facts import Scores
 from apo_bench.records.outcome import (
     Crashed,
     Diverged,
@@ -32,7 +33,6 @@ from apo_bench.records.run import (
     Intent,
     Role,
     RunRecord,
-    Scores,
     decode_intent,
     decode_record,
     encode,
