@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+from apo_bench.records.ranges import Amount, Count, Duration, Message, Name, Positive
 from apo_bench.records.spec import Frozen
 
 
@@ -62,26 +63,26 @@ class Cost(Frozen, frozen=True):
         foreign_processes: The most other processes seen on the card at any of them.
     """
 
-    steps: int
-    skipped_steps: int
-    train_seconds: float
-    eval_seconds: float
-    step_ms: float | None
-    peak_memory_bytes: int | None
-    state_bytes: int | None
-    data_seconds: float | None = None
-    phases: dict[str, float] = {}  # noqa: RUF012 - msgspec copies it
-    baseline_memory_bytes: int | None = None
-    peak_reserved_bytes: int | None = None
-    process_memory_bytes: int | None = None
-    bytes_by_purpose: dict[str, int] = {}  # noqa: RUF012
-    flops_per_step: float | None = None
-    operator_calls_per_step: float | None = None
-    not_counted: str | None = None
-    energy_joules: float | None = None
-    clock_mhz: tuple[int, int] | None = None
-    throttle_reasons: tuple[str, ...] = ()
-    foreign_processes: int | None = None
+    steps: Count
+    skipped_steps: Count
+    train_seconds: Duration
+    eval_seconds: Duration
+    step_ms: Duration | None
+    peak_memory_bytes: Count | None
+    state_bytes: Count | None
+    data_seconds: Duration | None = None
+    phases: dict[Name, Duration] = {}  # noqa: RUF012 - msgspec copies it
+    baseline_memory_bytes: Count | None = None
+    peak_reserved_bytes: Count | None = None
+    process_memory_bytes: Count | None = None
+    bytes_by_purpose: dict[Name, Count] = {}  # noqa: RUF012
+    flops_per_step: Amount | None = None
+    operator_calls_per_step: Amount | None = None
+    not_counted: Message | None = None
+    energy_joules: Amount | None = None
+    clock_mhz: tuple[Count, Count] | None = None
+    throttle_reasons: tuple[Name, ...] = ()
+    foreign_processes: Count | None = None
 
 
 class TaskFacts(Frozen, frozen=True):
@@ -104,19 +105,19 @@ class TaskFacts(Frozen, frozen=True):
         trivial: Validation metric of the best predictor that does not look at the inputs, where it is known.
     """
 
-    dataset: str
-    model: str
-    parameters: int
-    train_examples: int
-    validation_examples: int
-    test_examples: int
-    batch_size: int
-    steps_per_epoch: int
-    metric: str
+    dataset: Name
+    model: Name
+    parameters: Count
+    train_examples: Count
+    validation_examples: Count
+    test_examples: Count
+    batch_size: Positive
+    steps_per_epoch: Positive
+    metric: Name
     direction: Direction
-    metric_signature: str | None = None
+    metric_signature: Message | None = None
     target: float | None = None
-    target_version: int | None = None
+    target_version: Count | None = None
     trivial: float | None = None
 
 
@@ -124,7 +125,7 @@ class PrecisionFacts(Frozen, frozen=True):
     """How the precision was realized; ``kept_fp32`` lists what stays in single precision."""
 
     backend: PrecisionBackend
-    kept_fp32: tuple[str, ...]
+    kept_fp32: tuple[Name, ...]
 
 
 class Environment(Frozen, frozen=True):
@@ -152,22 +153,22 @@ class Environment(Frozen, frozen=True):
         co_scheduled: How many other runs the same command could have in flight meanwhile.
     """
 
-    apo_bench: str
-    git_sha: str | None
+    apo_bench: Name
+    git_sha: Name | None
     dirty: bool | None
-    python: str
-    torch: str
-    platform: str
-    device_name: str
-    cpu_count: int
-    threads: int
+    python: Name
+    torch: Name
+    platform: Name
+    device_name: Name
+    cpu_count: Count
+    threads: Count
     deterministic: bool
-    cuda: str | None = None
-    cudnn: int | None = None
-    driver: str | None = None
-    allocator: str | None = None
-    flags: dict[str, str] = {}  # noqa: RUF012
-    variables: dict[str, str] = {}  # noqa: RUF012
-    packages: dict[str, str] = {}  # noqa: RUF012
-    co_scheduled: int | None = None
-    threads_from: str | None = None
+    cuda: Name | None = None
+    cudnn: Count | None = None
+    driver: Name | None = None
+    allocator: Name | None = None
+    flags: dict[Name, Message] = {}  # noqa: RUF012
+    variables: dict[Name, Message] = {}  # noqa: RUF012
+    packages: dict[Name, Message] = {}  # noqa: RUF012
+    co_scheduled: Count | None = None
+    threads_from: Name | None = None

@@ -5,24 +5,29 @@ what (`environment`), with which code and data (`fingerprint`). Numbers in it ar
 ends at its last finite point.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
+from apo_bench.records.digest import NO_DIGEST, seal, strictly, verified
 from apo_bench.records.events import CurvePoint
 from apo_bench.records.facts import Cost, Environment, PrecisionFacts, Scores, TaskFacts
-from apo_bench.records.outcome import RESULTS, Outcome
+from apo_bench.records.outcome import RESULTS, Crashed, Diverged, Failed, Outcome, OutOfMemory, Reached
+from apo_bench.records.ranges import LONGEST_MESSAGE, Count, Name, moment
 from apo_bench.records.spec import Frozen, RunSpec, Scale
 
-SCHEMA = 4
-READABLE = (1, 2, 3, 4)
+SCHEMA = 5
+READABLE = (1, 2, 3, 4, 5)
 """Schemas that this version reads. 2 added fields, whose defaults say that an older record does not know them. 3 holds
 what was asked as one value, the intent, and says in it whether a run is reported or tried a setting. 4 tells an
-optimizer that raised from a crash, and names what an optimizer leaves alone."""
+optimizer that raised from a crash, and names what an optimizer leaves alone. 5 bears a digest, and knows its place
+among the records of its run where a clock was once ahead."""
+_SEALED_SINCE = 5
 
 
 class Role(StrEnum):
@@ -43,11 +48,11 @@ class Fingerprint(Frozen, frozen=True):
         data: Digest of the dataset's files.
     """
 
-    harness: str
-    task: str
-    optimizer: str
-    torch: str
-    data: str
+    harness: Name
+    task: Name
+    optimizer: Name
+    torch: Name
+    data: Name
 
     def changes(self, other: "Fingerprint") -> tuple[str, ...]:
         """Names of the parts in which ``other`` differs."""
@@ -65,15 +70,37 @@ class Intent(Frozen, frozen=True):
         role: Whether it is reported or tries a setting.
     """
 
+    sealed: ClassVar[bool] = True
+
     spec: RunSpec
-    suite: str
+    suite: Name
     scale: Scale
     fingerprint: Fingerprint
     role: Role = Role.REPORTED
 
 
 class RunRecord(Frozen, frozen=True):
-    """One finished run; ``continued`` counts resumptions, ``left_alone`` names weights outside the method by reason."""
+    """One finished run.
+
+    Attributes:
+        schema: Version of this form.
+        intent: What was asked.
+        started_at: Time in UTC.
+        finished_at: Time in UTC.
+        outcome: How it ended.
+        environment: Where it was made.
+        task: What the task was.
+        precision: How the precision was realized.
+        scores: What it achieved.
+        cost: What it used.
+        curve: Its evaluations, in the order of their steps.
+        continued: How often it was taken up.
+        left_alone: Weights outside the optimizer's method, by reason.
+        follows: The latest time of the run's records that were there before, where that is later than ``finished_at``:
+            the clock was ahead then, or is behind now, and yet this record is the newer one.
+    """
+
+    sealed: ClassVar[bool] = True
 
     schema: int
     intent: Intent
@@ -86,8 +113,9 @@ class RunRecord(Frozen, frozen=True):
     scores: Scores = Scores()
     cost: Cost | None = None
     curve: tuple[CurvePoint, ...] = ()
-    continued: int = 0
-    left_alone: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
+    continued: Count = 0
+    left_alone: dict[Name, tuple[Name, ...]] = {}  # noqa: RUF012
+    follows: str | None = None
 
     @property
     def spec(self) -> RunSpec:
@@ -130,7 +158,7 @@ class RunRecord(Frozen, frozen=True):
 
 
 def encode(value: Frozen) -> bytes:
-    """JSON of a record, an event or an intent.
+    """JSON of a record, an event or an intent, with a digest where its kind bears one.
 
     Raises:
         ValueError: It holds a number that is not finite: JSON has none, and a reader would take it for missing.
@@ -138,7 +166,8 @@ def encode(value: Frozen) -> bytes:
     for number in _floats(msgspec.to_builtins(value)):
         if not math.isfinite(number):
             raise ValueError(f"a {type(value).__name__} holds {number}: not finite, so not writable")
-    return msgspec.json.encode(value)
+    data = msgspec.json.encode(value)
+    return seal(data) if value.sealed else data
 
 
 def _floats(value: Any) -> Iterable[float]:
@@ -153,7 +182,10 @@ def _floats(value: Any) -> Iterable[float]:
 
 
 def failed(intent: Intent, outcome: Outcome, started_at: str) -> RunRecord:
-    """Make the record of a run that came to no result."""
+    """Make the record of a run that came to no result; a message that is too long for a record is cut."""
+    message = getattr(outcome, "message", "")
+    if isinstance(outcome, Crashed | Failed | OutOfMemory) and len(message) > LONGEST_MESSAGE:
+        outcome = msgspec.structs.replace(outcome, message=f"{message[: LONGEST_MESSAGE - 1]}…")
     return RunRecord(
         schema=SCHEMA,
         intent=intent,
@@ -161,6 +193,19 @@ def failed(intent: Intent, outcome: Outcome, started_at: str) -> RunRecord:
         finished_at=now(),
         outcome=outcome,
     )
+
+
+def readable(record: RunRecord) -> RunRecord:
+    """A record, or in place of one that no reader would take that of a crash which says why.
+
+    A plugin may bring a name or a number that no record holds. Whoever wrote it would find the run damaged.
+    """
+    try:
+        decode_record(encode(record))
+    except ValueError as error:
+        reason = f"the run cannot be recorded: {error}"
+        return failed(record.intent, Crashed(message=reason), record.started_at)
+    return record
 
 
 def now() -> str:
@@ -179,17 +224,52 @@ def decode_record(data: bytes) -> RunRecord:
         ValueError: Damaged, or of a schema that never was.
         NewerSchemaError: Of a schema that a later version made.
     """
-    schema = checked_schema(data, READABLE)
-    if schema == SCHEMA:
-        return msgspec.json.decode(data, type=RunRecord)
-    fields: dict[str, Any] = msgspec.json.decode(data)
-    if schema == _FIRST_WITH_INTENT:
-        return msgspec.convert(fields | {"schema": SCHEMA}, type=RunRecord)
+    with strictly():
+        content = verified(data)
+        schema = checked_schema(content, READABLE)
+        if schema >= _SEALED_SINCE and content is data:
+            raise ValueError(NO_DIGEST)
+        if schema >= _FIRST_WITH_INTENT:
+            record = msgspec.json.decode(content, type=RunRecord)
+        else:
+            record = msgspec.convert(_with_intent(msgspec.json.decode(content)), type=RunRecord)
+        _check(record)
+        return record if record.schema == SCHEMA else msgspec.structs.replace(record, schema=SCHEMA)
+
+
+def _with_intent(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record before schema 3, with what was asked as one of them."""
     try:
         intent = {name: fields.pop(name) for name in ("spec", "suite", "scale", "fingerprint")}
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing") from None
-    return msgspec.convert(fields | {"schema": SCHEMA, "intent": _with_role(intent)}, type=RunRecord)
+    return fields | {"intent": _with_role(intent)}
+
+
+def _check(record: RunRecord) -> None:
+    """See that the parts of a record fit together.
+
+    Raises:
+        ValueError: They do not.
+    """
+    for time in (record.started_at, record.finished_at, record.follows):
+        if time is not None:
+            moment(time)
+    steps = [point.step for point in record.curve]
+    if any(before >= after for before, after in itertools.pairwise(steps)):
+        raise ValueError("the steps of its curve do not ascend")
+    if record.cost is None:
+        return
+    taken = record.cost.steps
+    if steps and steps[-1] > taken:
+        raise ValueError(f"its curve has a point at step {steps[-1]}, and it took {taken} steps")
+    if record.cost.skipped_steps > taken:
+        raise ValueError(f"it skipped {record.cost.skipped_steps} of {taken} steps")
+    match record.outcome:
+        case Reached(step=step) if step not in steps:
+            raise ValueError(f"it reached its target at step {step}, where its curve has no point")
+        case Diverged(step=step) if step > taken + 1:  # a step that raised was not taken
+            raise ValueError(f"it diverged at step {step}, and it took {taken} steps")
 
 
 def decode_intent(data: bytes) -> Intent:
@@ -198,7 +278,8 @@ def decode_intent(data: bytes) -> Intent:
     Raises:
         ValueError: Damaged.
     """
-    return msgspec.convert(_with_role(msgspec.json.decode(data)), type=Intent)
+    with strictly():
+        return msgspec.convert(_with_role(msgspec.json.decode(verified(data))), type=Intent)
 
 
 def checked_schema(data: bytes, readable: Sequence[int]) -> int:
