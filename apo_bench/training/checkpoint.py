@@ -118,7 +118,7 @@ def _check_digest(path: Path) -> None:
         DamagedError: It is no file, or its digest is not there, or does not match.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would be waited for
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DamagedError("it is no file")
         first = file.read(_LENGTH_BYTES)
