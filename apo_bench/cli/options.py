@@ -99,6 +99,7 @@ def warn_of_unreadable(scan: "Scan") -> None:
             _say(_of_a_later_version(found))
         else:
             _say(f"damaged record: {found.path} ({found.reason}); `apo-bench run` sets it aside and makes it again")
+    _warn_of_the_future(scan)
 
 
 def set_damaged_aside(store: "Store", scan: "Scan") -> None:
@@ -108,6 +109,18 @@ def set_damaged_aside(store: "Store", scan: "Scan") -> None:
     for found in scan.unreadable:
         if found.is_newer:
             _say(_of_a_later_version(found))
+    _warn_of_the_future(scan)
+
+
+def _warn_of_the_future(scan: "Scan") -> None:
+    """Say in one line that records bear times that are not yet."""
+    if scan.ahead:
+        path, time = list(scan.ahead.items())[-1]
+        count = f"{len(scan.ahead)} records bear times" if len(scan.ahead) > 1 else "a record bears a time"
+        _say(
+            f"{count} in the future ({path}: {time[:16].replace('T', ' ')}): the clock was ahead when it was made, or is "
+            "behind now; it ranks below every other record of its run"
+        )
 
 
 def _of_a_later_version(found: "Unreadable") -> str:

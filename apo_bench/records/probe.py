@@ -122,6 +122,7 @@ class ProbeRecord(Frozen, frozen=True):
         foreign_cores: By process, CPU cores that other processes kept busy meanwhile; `None` where it is not known.
         foreign_processes: By process, the most other processes seen on the card; `None` where it is not known.
         throttle_reasons: Reasons that the driver gave for lowered clocks in any process.
+        follows: As of a run's record: a later time of the same probe's records that were there before.
     """
 
     sealed: ClassVar[bool] = True
@@ -136,6 +137,7 @@ class ProbeRecord(Frozen, frozen=True):
     foreign_cores: tuple[Amount | None, ...] = ()
     foreign_processes: tuple[Count | None, ...] = ()
     throttle_reasons: tuple[Name, ...] = ()
+    follows: str | None = None
 
     @property
     def probe_id(self) -> str:
@@ -166,8 +168,9 @@ def _check(record: ProbeRecord) -> None:
     Raises:
         ValueError: There is not.
     """
-    for time in (record.started_at, record.finished_at):
-        moment(time)
+    for time in (record.started_at, record.finished_at, record.follows):
+        if time is not None:
+            moment(time)
     if not record.spec.competitors:
         raise ValueError("it names no competitor")
     shapes = {

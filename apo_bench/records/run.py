@@ -96,8 +96,8 @@ class RunRecord(Frozen, frozen=True):
         curve: Its evaluations, in the order of their steps.
         continued: How often it was taken up.
         left_alone: Weights outside the optimizer's method, by reason.
-        follows: The latest time of the run's records that were there before, where that is later than ``finished_at``:
-            the clock was ahead then, or is behind now, and yet this record is the newer one.
+        follows: A moment after the latest of the run's records that were there before, where that is later than
+            ``finished_at``: the clock was ahead then, or is behind now, and yet this record is the newer one.
     """
 
     sealed: ClassVar[bool] = True
