@@ -118,8 +118,8 @@ def _warn_of_the_future(scan: "Scan") -> None:
         path, time = list(scan.ahead.items())[-1]
         count = f"{len(scan.ahead)} records bear times" if len(scan.ahead) > 1 else "a record bears a time"
         _say(
-            f"{count} in the future ({path}: {time[:16].replace('T', ' ')}): the clock was ahead when it was made, or is "
-            "behind now; it ranks below every other record of its run"
+            f"{count} in the future ({path}: {time[:16].replace('T', ' ')}): a clock was ahead, or this one is behind; "
+            "such a record ranks below every other of its run"
         )
 
 

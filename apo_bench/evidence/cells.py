@@ -1,6 +1,7 @@
 """The runs of a cell, and what they cost."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -78,7 +79,8 @@ class Runs:
             return None
         common = sorted(self.tests.keys() & other.tests.keys())
         differences = [self.tests[seed] - other.tests[seed] for seed in common]
-        return mean_interval(differences, comparisons=comparisons) if differences else None
+        are_numbers = all(map(math.isfinite, differences))  # one of two extremes may be larger than any
+        return mean_interval(differences, comparisons=comparisons) if differences and are_numbers else None
 
 
 def gathered(records: Iterable[RunRecord], planned: Sequence[RunSpec] | None = None) -> list[Runs]:

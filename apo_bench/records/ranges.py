@@ -12,10 +12,11 @@ from msgspec import Meta
 LONGEST_NAME = 1000
 LONGEST_MESSAGE = 4000
 
-Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-"""How many, a number of bytes, a seed: what 64 bits hold."""
-Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+"""How many: what a table keeps whole beside numbers that are missing."""
+Positive = Annotated[int, Meta(ge=1, le=2**53)]
 """What something is divided by."""
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Epochs = Annotated[float, Meta(gt=0.0, le=1e9)]
 Duration = Annotated[float, Meta(ge=0.0, le=1e12)]
 """Seconds, up to thirty thousand years, or milliseconds."""

@@ -8,7 +8,7 @@ from apo_bench.errors import UsageError
 from apo_bench.records.cell import Cell
 from apo_bench.records.digest import strictly
 from apo_bench.records.facts import Direction
-from apo_bench.records.ranges import Amount, Count, Epochs, Message, Name
+from apo_bench.records.ranges import Amount, Count, Epochs, Message, Name, Seed
 from apo_bench.records.spec import Budget, Device, Frozen, OptimizerSpec, Precision, Scale
 
 SCHEMA = 2
@@ -59,8 +59,10 @@ class StepRatio(Frozen, frozen=True):
         """Refuse what no probe measures.
 
         Raises:
-            ValueError: A ratio beyond anything that a clock can tell.
+            ValueError: There is no ratio, or one beyond anything that a clock can tell.
         """
+        if not self.logarithms:
+            raise ValueError("a ratio is measured in one process or more")
         if any(abs(logarithm) > _LARGEST for logarithm in self.logarithms):
             raise ValueError(f"logarithms of ratios are between ±{_LARGEST}")
 
@@ -89,7 +91,7 @@ class CellSnapshot(Frozen, frozen=True):
     compile: bool
     metric: Name
     direction: Direction
-    seeds: dict[Count, SeedSnapshot]
+    seeds: dict[Seed, SeedSnapshot]
     step: StepRatio | None = None
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from typing import ClassVar
 import msgspec
 
 from apo_bench.errors import UsageError
-from apo_bench.records.ranges import Count, Epochs, Name
+from apo_bench.records.ranges import Epochs, Name, Seed
 from apo_bench.records.schedules import FLOAT_NOISE, Constant, Schedule
 
 Scalar = bool | int | float | str | None
@@ -122,7 +122,7 @@ class RunSpec(Frozen, frozen=True, omit_defaults=True):
     task: Name
     optimizer: OptimizerSpec
     precision: Precision
-    seed: Count
+    seed: Seed
     budget: Budget
     device: Device
     compile: bool = False

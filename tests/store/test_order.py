@@ -67,7 +67,7 @@ def test_nor_does_it_once_its_time_has_come(store: Store, monkeypatch: pytest.Mo
 
     class Later(datetime):
         @classmethod
-        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override] # noqa: ARG003
             return datetime.now(UTC) + timedelta(hours=2)
 
     monkeypatch.setattr("apo_bench.store.scan.datetime", Later)
