@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from apo_bench.errors import ApoBenchError, last_line
+from apo_bench.records.facts import Environment
 from apo_bench.records.probe import ProbeSpec, Sample
-from apo_bench.records.run import Environment
 from apo_bench.records.spec import Frozen
 
 

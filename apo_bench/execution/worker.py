@@ -18,7 +18,7 @@ from apo_bench.execution.process import die_with_parent, open_device, redirect_o
 from apo_bench.measure.environment import build, environment
 from apo_bench.plugins import registry
 from apo_bench.records.outcome import Crashed, Failed, OutOfMemory
-from apo_bench.records.run import SCHEMA, RunRecord, failed, now
+from apo_bench.records.run import SCHEMA, RunRecord, failed, now, readable
 from apo_bench.store.store import Store, Workspace
 from apo_bench.training.blame import RuleFailedError
 from apo_bench.training.checkpoint import Checkpoints
@@ -80,7 +80,7 @@ def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
         if "can't allocate memory" in str(error):  # torch's CPU allocator raises a RuntimeError
             return failed(intent, OutOfMemory(message=last_line(error)), started_at)
         return failed(intent, Crashed(message=last_line(error)), started_at)
-    return RunRecord(
+    made = RunRecord(
         schema=SCHEMA,
         intent=intent,
         started_at=started_at,
@@ -100,6 +100,7 @@ def _record(job: Job, slot: int, workspace: Workspace) -> RunRecord:
         continued=training.continued,
         left_alone=training.left_alone,
     )
+    return readable(made)
 
 
 def _send(reports: Connection, report: Report) -> None:

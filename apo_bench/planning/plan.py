@@ -236,9 +236,8 @@ class _Planner:
         tried = tuple(self.run(point, Role.TUNING) for point in search.points)
         records = {one.run.run_id: one.reused for one in tried if one.reused is not None}
         if self.after_tuning:
-            newest = self.scan.newest()
-            failures = {key: newest[key] for key in search.key if key in newest and not newest[key].is_result}
-            records = failures | records
+            attempts = (self.scan.attempt(one.run.run_id, one.fingerprint) for one in tried)
+            records |= {made.run_id: made for made in attempts if made is not None and not made.is_result}
         return PlannedSearch(search, tried, tune(search, records, final=self.after_tuning))
 
     def placed(

@@ -5,14 +5,15 @@ import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from apo_bench.evidence.names import competitor_names
+from apo_bench.numbers import mean
 from apo_bench.records.cell import Cell, Workload
 from apo_bench.records.events import CurvePoint
+from apo_bench.records.facts import Direction
 from apo_bench.records.outcome import Diverged
-from apo_bench.records.run import Direction, Role, RunRecord
+from apo_bench.records.run import Role, RunRecord
 from apo_bench.records.spec import Precision, Scale, check_name, is_name
 from apo_bench.text import printable, shortened
 
@@ -26,6 +27,7 @@ _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", 
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
 """With more competitors than colours, the colours come again in another stroke."""
 _DECADES = 100.0
+_SHOWN = 1e250
 _RATE = "learning_rate"
 _FONT = "DejaVu Sans"
 _LONGEST_LABEL = 80
@@ -130,12 +132,14 @@ def learning_rates(records: Sequence[RunRecord]) -> "Figure":
 def _rate(record: RunRecord, point: CurvePoint) -> float | None:
     read = [value for name, value in point.readings.items() if name == _RATE or name.startswith(f"{_RATE}_")]
     if read:
-        return math.exp(fmean(map(math.log, read))) if min(read) > 0 else None
+        # the mean of logarithms may be rounded to more than the largest of the rates
+        largest = math.log(max(read)) if min(read) > 0 else None
+        return None if largest is None else math.exp(min(largest, mean([math.log(rate) for rate in read])))
     declared = record.spec.optimizer.hyperparameters.get("lr")
     if isinstance(declared, bool) or not isinstance(declared, int | float):
         return None
     rate = declared * point.learning_rate_factor
-    return rate if rate > 0 else None  # a logarithm shows no 0
+    return rate if 0 < rate < math.inf else None  # a logarithm shows no 0
 
 
 def _moves(record: RunRecord) -> bool:
@@ -226,7 +230,9 @@ def _style(place: int) -> dict[str, Any]:
 
 
 def _trace(run: RunRecord, value: _Value) -> _Trace:
-    return [(point.step, y) for point in run.curve if (y := value(run, point)) is not None]
+    """Points of a curve; a number that no axis with its margins can show is left out."""
+    values = ((point.step, value(run, point)) for point in run.curve)
+    return [(step, y) for step, y in values if y is not None and (y == 0 or 1 / _SHOWN <= abs(y) <= _SHOWN)]
 
 
 def _lost(runs: Sequence[RunRecord]) -> list[bool]:
@@ -243,7 +249,7 @@ def _competitor(axes: "Axes", traces: Sequence[_Trace], lost: Sequence[bool], st
             axes.plot(*zip(*trace, strict=True), linewidth=0.7, alpha=0.45, **style)
     common = set.intersection(*(set(dict(trace)) for trace in drawn))
     steps = sorted(common)
-    means = [fmean(dict(trace)[step] for trace in drawn) for step in steps]
+    means = [mean([dict(trace)[step] for trace in drawn]) for step in steps]
     marker = "o" if max(map(len, drawn)) <= 12 else None  # noqa: PLR2004 - so few that one wants to see where they are
     (line,) = axes.plot(steps, means, linewidth=1.8, marker=marker, markersize=3.5, **style)
     for trace, gone in zip(traces, lost, strict=True):

@@ -140,7 +140,7 @@ def test_a_name_that_is_not_fit_for_a_file_stops_no_other_figure() -> None:
         next(drawn)
 
 
-@pytest.mark.parametrize("name", ["a\x1b]0;x\x07\n\u202e", "😀 日本", "", "$x$^{", "x" * 5000, "e" + "\u0301" * 300])
+@pytest.mark.parametrize("name", ["a\x1b]0;x\x07\n\u202e", "😀 日本", "", "$x$^{", "x" * 1000, "e" + "\u0301" * 300])
 def test_any_name_is_a_label(name: str) -> None:
     made = [_run(name), _run("sgdm"), _run(name, precision=Precision.FP16)]
     facts = made[0].task
