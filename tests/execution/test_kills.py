@@ -1,6 +1,7 @@
 """Kills at random moments: the same command, given again, comes to what it would have come to undisturbed."""
 
 import collections
+import json
 import os
 import random
 import signal
@@ -135,6 +136,6 @@ def test_two_hundred_kills_change_nothing(trials: Trials) -> None:
                 trials(kind, number)
             except AssertionError as error:
                 wrong.append(str(error))
-    print("\n", dict(trials.counts))
+    (trials.folder.parent / "kills.json").write_text(json.dumps(trials.counts, indent=2), encoding="utf-8")
     assert wrong == []
     assert trials.counts["worker: had a checkpoint"] > 0

@@ -13,6 +13,7 @@ from typing import Any
 
 from support.commands import wait_for
 from support.shell import Shell
+from support.zygote import SERVER
 
 TESTS = Path(__file__).parent.parent
 
@@ -61,15 +62,15 @@ class Commands:
         assert self._process.stdout
         os.set_blocking(self._process.stdout.fileno(), False)
 
-    def start(self, *arguments: str) -> Started:
-        """Start ``apo-bench``."""
+    def start(self, *arguments: str, terminal: str | None = None) -> Started:
+        """Start ``apo-bench``, with a ``terminal`` of its own where one is named."""
         assert self._process.stdin
         self._number += 1
         output = self.shell.folder / f"output-{self._number}"
-        request = {"arguments": arguments, "output": str(output)}
+        request = {"arguments": arguments, "output": str(output), "terminal": terminal}
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
-        wait_for(lambda: self._listen() or self._begun)
+        wait_for(self._has_begun)
         return Started(self._begun.pop(), output, self._status)
 
     def __call__(self, *arguments: str, seconds: float = 120.0) -> Started:
@@ -88,6 +89,10 @@ class Commands:
     def _status(self, pid: int) -> int | None:
         self._listen()
         return self._ended.get(pid)
+
+    def _has_begun(self) -> bool:
+        self._listen()
+        return bool(self._begun)
 
     def _listen(self) -> None:
         assert self._process.stdout
@@ -123,7 +128,8 @@ def server_of(pid: int) -> int | None:
     """The server that a command's runs are forked from."""
     for child in children(pid):
         with contextlib.suppress(OSError):
-            if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes():
+            process = Path(f"/proc/{child}")
+            if SERVER.encode() in (process / "cmdline").read_bytes() + (process / "comm").read_bytes():
                 return child
     return None
 
