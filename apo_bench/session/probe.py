@@ -71,7 +71,7 @@ class ProbeSession:
     def carry_out(self, suite: Suite) -> int:
         """Measure every cell of a suite; returns the exit status."""
         settings = self.settings
-        found, remarks = planned_probes(
+        found, remarks, broken = planned_probes(
             suite,
             self.device,
             self.scan,
@@ -94,7 +94,7 @@ class ProbeSession:
             print(json.dumps({"probes": self.printed, "remarks": list(remarks)}, indent=2))
         if not found:
             print("apo-bench: nothing was measured; see above", file=sys.stderr)
-        return 1 if self.failures or not found else 0
+        return 1 if self.failures or broken or not found else 0
 
     def _make(self, planned: PlannedProbe) -> None:
         record = None if self.settings.again else standing(planned, self.scan.probes)
