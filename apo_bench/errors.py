@@ -22,6 +22,14 @@ class DataError(ApoBenchError):
     """A dataset is missing or damaged."""
 
 
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP came: whatever is half done is undone on the way out."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum
+
+
 def last_line(error: BaseException) -> str:
     """An error in one line, for a record; of one whose message is for the user, that message."""
     lines = str(error).strip().splitlines()

@@ -1,17 +1,20 @@
 """The command line: finds the command, and turns its errors into one line and an exit status."""
 
 import argparse
+import contextlib
 import errno
 import gc
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from apo_bench import _version
 from apo_bench.cli.encoding import print_in_any_encoding
-from apo_bench.errors import ApoBenchError
+from apo_bench.errors import ApoBenchError, Terminated
 from apo_bench.say import note, show, warn
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        status: int = options.call(options)
+        status = _called(options)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone, and so is its interest
         return 0
@@ -50,6 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _called(options: argparse.Namespace) -> int:
+    """Carry the command out; a plugin that exits meanwhile ends it, though not in silence."""
+    try:
+        status: int = options.call(options)
+    except SystemExit as error:  # nothing of ours exits here
+        if options.debug:
+            raise
+        warn(
+            f"a plugin ended the command (SystemExit: {error.code}); fix or uninstall it; apo-bench --debug shows where"
+        )
+        return 1
+    return status
+
+
 def _what_failed(error: OSError) -> str:
     """The line of an error of the system that no command has put into its own words."""
     where = f"{error.filename}: " if error.filename else ""
@@ -61,9 +78,23 @@ def _what_failed(error: OSError) -> str:
 
 def script() -> int:
     """`main` in a process that then ends: what torch leaves behind is not searched for garbage first."""
-    status = main()
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(signum, _terminate)
+    try:
+        status = main()
+    except Terminated as error:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            warn(f"stopped by {signal.Signals(error.args[0]).name}")
+        status = error.exit_code
     gc.freeze()
     return status
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a handler's arguments
+    for other in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)  # it is leaving already
+    raise Terminated(signum)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -57,7 +57,8 @@ def call(options: argparse.Namespace) -> int:
     suite = chosen or selection.at(default_scale(device))
     with store.probing(device, patience=1.0) as mine:
         if not mine:
-            raise UsageError(f"another probe of {options.store} is measuring on {device}; wait for it")
+            who = store.probed_by(device)
+            raise UsageError(f"another probe of {options.store} is measuring on {device}; wait for it ({who})")
         refuse_beside_runs(store, device)
         return ProbeSession(_settings(options), store, scan, device, context).carry_out(suite)
 

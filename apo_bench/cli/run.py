@@ -28,7 +28,8 @@ HELP = "run a suite; re-issue the command to continue where it stopped"
 DESCRIPTION = (
     "Run a suite and keep its leaderboard up to date. Where an optimizer has a grid, its values are tried first, on a "
     "seed of their own, and the best by validation is run. Finished runs are reused; Ctrl-C lets the runs in flight "
-    "finish, twice stops at once, and the same command continues."
+    "finish, twice saves them and stops, three times stops at once; SIGTERM saves them and stops. The same command "
+    "continues."
 )
 _CONSENT_SECONDS = 3600.0
 
@@ -138,7 +139,8 @@ def _refuse_beside_a_probe(store: "Store", device: "Device") -> None:
     with store.probing(device, patience=1.0) as free:
         if not free:
             raise UsageError(
-                f"a probe of {store.path} is measuring on {device}, and runs would disturb it; wait until it is done"
+                f"a probe of {store.path} is measuring on {device}, and runs would disturb it; wait until it is done "
+                f"({store.probed_by(device)})"
             )
 
 

@@ -41,7 +41,7 @@ def planned_probes(
     processes: int,
     rounds: int,
     compile: bool = False,  # noqa: A002 - torch's name
-) -> tuple[list[PlannedProbe], tuple[str, ...]]:
+) -> tuple[list[PlannedProbe], tuple[str, ...], tuple[str, ...]]:
     """The probes of a suite: one for each task and precision, with every setting of its competitors once.
 
     The reference is in each, as the suite declares it first, or with its defaults.
@@ -49,10 +49,10 @@ def planned_probes(
     Returns:
         Cells in the suite's order, and one line for each that is left out, because its data cannot be had, the device
         has no such precision, or 16 bit is emulated there, so that its costs would say nothing; and for each setting
-        that a grid search has not chosen yet.
+        that a grid search has not chosen yet. Those of these lines that are of broken plugins.
 
     Raises:
-        UsageError: Unknown or broken task or optimizer, or unknown hyperparameter.
+        UsageError: Unknown task or optimizer, or unknown hyperparameter, or all plugins are broken.
     """
     planned = plan(_with_reference(suite), device, tasks(), optimizers(), scan, compile=compile)
     found: dict[Conditions, dict[OptimizerSpec, Fingerprint]] = defaultdict(dict)
@@ -85,7 +85,7 @@ def planned_probes(
         )
         own = {optimizer.name: fingerprints[optimizer] for optimizer in competitors}
         wanted.append(PlannedProbe(spec, own))
-    return wanted, tuple(remarks)
+    return wanted, tuple(remarks), planned.broken
 
 
 def standing(planned: PlannedProbe, probes: Iterable[ProbeRecord]) -> ProbeRecord | None:

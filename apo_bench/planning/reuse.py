@@ -50,6 +50,8 @@ class Sources:
                 self._digests[task] = self.task(task).dataset.digest()
             except DataError as error:
                 self.missing[task] = str(error)
+            except SystemExit as error:
+                self.missing[task] = f"the data of task {task!r} cannot be had (SystemExit: {error}); fix that plugin"
         return task in self._digests
 
     def fingerprint(self, run: RunSpec) -> Fingerprint | None:

@@ -70,7 +70,7 @@ class ProbeSession:
     def carry_out(self, suite: Suite) -> int:
         """Measure every cell of a suite; returns the exit status."""
         settings = self.settings
-        found, remarks = planned_probes(
+        found, remarks, broken = planned_probes(
             suite,
             self.device,
             self.scan,
@@ -94,7 +94,7 @@ class ProbeSession:
             show_json({"probes": self.printed, "remarks": list(remarks)})
         if not found:
             warn("nothing was measured; see above")
-        return 1 if self.failures or not found else 0
+        return 1 if self.failures or broken or not found else 0
 
     def _make(self, planned: PlannedProbe) -> None:
         record = None if self.settings.again else standing(planned, self.scan.probes)
@@ -160,7 +160,8 @@ def refuse_beside_runs(store: Store, device: Device) -> None:
     running = [run for run in store.active() if run.running and run.intent.spec.device == device]
     if running:
         others = f" and {len(running) - 1} more" if len(running) > 1 else ""
+        who = f" ({running[0].holder})" if running[0].holder else ""
         raise UsageError(
-            f"a run is in flight on {device}: {running[0].intent.spec.title}{others}; a probe needs the device to "
+            f"a run is in flight on {device}: {running[0].intent.spec.title}{others}{who}; a probe needs the device to "
             "itself: wait for the runs, or stop them (Ctrl-C; they can be continued), and probe then"
         )

@@ -61,7 +61,6 @@ class Display(Watcher):
         self._spent_expected = 0.0
         self._begin = time.monotonic()
         self._last: dict[str, CurvePoint] = {}
-        self._told_elsewhere = False
         self._said: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Self:
@@ -104,11 +103,12 @@ class Display(Watcher):
             + (f"; about {left} left" if left and self.done < self.runs else "")
         )
 
-    def elsewhere(self, runs: int) -> None:
-        """Say once that another process works on the rest."""
-        if not self._told_elsewhere:
-            self._told_elsewhere = True
-            self._print(f"another process is running the remaining {runs} runs; waiting for it (Ctrl-C stops)")
+    def elsewhere(self, runs: int, who: str, waited: float) -> None:
+        """Say which process works on the rest, and how long it has been waited for."""
+        so_far = f" {duration(waited)} so far;" if waited >= 1.0 else ""
+        self._print(
+            f"another process is running the remaining {runs} runs; waiting for it,{so_far} Ctrl-C stops ({who})"
+        )
 
     def warn(self, message: str) -> None:
         """Print a line about something that does not stop the runs."""
@@ -116,7 +116,7 @@ class Display(Watcher):
 
     def draining(self, runs: int) -> None:
         """Say what Ctrl-C does."""
-        self._print(f"stopping after the {runs} runs in flight; Ctrl-C again stops them now")
+        self._print(f"stopping after the {runs} runs in flight; Ctrl-C again saves them and stops now")
 
     def _print(self, line: str) -> None:
         self.console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)

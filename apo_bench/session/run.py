@@ -10,6 +10,7 @@ from pathlib import Path
 from apo_bench.evidence.tuning import Tuned
 from apo_bench.execution.job import Job
 from apo_bench.execution.local import execute
+from apo_bench.execution.stopping import StoppedBySignalError
 from apo_bench.execution.watcher import Watcher
 from apo_bench.planning.plan import Plan, PlannedRun, PlannedSearch
 from apo_bench.records.outcome import Crashed, Failed, Outcome, OutOfMemory
@@ -85,7 +86,12 @@ class RunSession(Watcher):
         self.store.remove_orphans()
         complete = True
         if plan.pending:
-            plan, complete = self._make(plan)
+            try:
+                plan, complete = self._make(plan)
+            except StoppedBySignalError:
+                with contextlib.suppress(OSError):
+                    self.live.publish()
+                raise
         board = self.live.publish()
         if not self.settings.output_is_data:
             show(f"\n{leaderboard_text(board)}")
@@ -191,12 +197,14 @@ def _wandb_following(store: Path) -> Iterator[None]:
     """Let W&B follow the store meanwhile; whatever becomes of it, the runs do not wait for it."""
     command = [sys.executable, "-m", "apo_bench", "wandb", "push", "--follow", "--store", str(store)]
     follower = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - our own command
+    patience = 0.0  # whoever stops the command by force does not wait for W&B
     try:
         yield
+        patience = _WANDB_SECONDS
     finally:
         if follower.stdin:
             follower.stdin.close()
         try:
-            follower.wait(timeout=_WANDB_SECONDS)
+            follower.wait(timeout=patience)
         except subprocess.TimeoutExpired:
             warn("W&B is still busy; it goes on in the background")

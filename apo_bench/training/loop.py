@@ -36,6 +36,7 @@ from apo_bench.training.evaluation import evaluate
 from apo_bench.training.result import Training, left_alone_by, outcome_of, precision_of, scores_of
 from apo_bench.training.setup import Setup
 from apo_bench.training.state import TrainingState
+from apo_bench.training.stop import Stop, Stopped
 
 BLOCK = 20
 """Steps between two looks at the losses, each of which synchronizes the device."""
@@ -50,9 +51,11 @@ class Loop:
 
     Args:
         setup: What it is given.
+        stop: Where it is asked to end early.
 
     Attributes:
         setup: What it was given.
+        stop: Where it is asked to end early.
         state: Where it stands; a checkpoint holds it.
         diverged: Set where the run has diverged.
         undefined: Set where its metric is no number on the test split, though the loss is finite.
@@ -62,8 +65,9 @@ class Loop:
         UsageError: The rule cannot follow the run's schedule.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, stop: Stop | None = None) -> None:
         self.setup = setup
+        self.stop = stop or Stop()
         self.state = TrainingState()
         self.diverged: Diverged | None = None
         self.undefined: Undefined | None = None
@@ -75,7 +79,11 @@ class Loop:
         self._is_storable = True
 
     def run(self, checkpoints: Checkpoints | None = None) -> Training:
-        """Train to the outcome."""
+        """Train to the outcome.
+
+        Raises:
+            Stopped: It was asked to end; what it had is in its checkpoint.
+        """
         setup = self.setup
         setup.observe(Started(steps=setup.total_steps, left_alone=left_alone_by(setup.rule)))
         memory = PeakMemory(setup.clock.device)
@@ -84,17 +92,17 @@ class Loop:
         last_save = time.monotonic()
         self._card.start()
         while state.taken < setup.total_steps and self.diverged is None:
-            to_evaluation = between - state.taken % between
-            self.block(min(BLOCK, to_evaluation, setup.total_steps - state.taken))
+            if self.stop.asked:
+                self._save(checkpoints, memory)
+                raise Stopped
+            since_evaluation = state.taken % between
+            # where a run was stopped within a block, the rest of it: blocks begin where they would have begun
+            rest_of_block = BLOCK - since_evaluation % BLOCK
+            self.block(min(rest_of_block, between - since_evaluation, setup.total_steps - state.taken))
             if self.diverged is None and (state.taken % between == 0 or state.taken == setup.total_steps):
                 with memory.aside():
                     self._evaluate_curve()
-            if (
-                checkpoints
-                and self._is_storable
-                and self.diverged is None
-                and time.monotonic() >= last_save + checkpoints.every_seconds
-            ):
+            if checkpoints and self.diverged is None and time.monotonic() >= last_save + checkpoints.every_seconds:
                 with memory.aside():
                     self._save(checkpoints, memory)
                 last_save = time.monotonic()
@@ -133,7 +141,7 @@ class Loop:
         before, first = clock.training, state.taken
         with clock.train():
             for _ in range(steps):
-                if not self._step(first):
+                if not self._step(first) or self.stop.asked:
                     break
         if state.taken > first:
             state.block_ms.append(1000.0 * (clock.training - before) / (state.taken - first))
@@ -314,7 +322,9 @@ class Loop:
             None if reserved is None else max(reserved, state.reserved_bytes),
         )
 
-    def _save(self, checkpoints: Checkpoints, memory: PeakMemory) -> None:
+    def _save(self, checkpoints: Checkpoints | None, memory: PeakMemory) -> None:
+        if checkpoints is None or not self._is_storable:
+            return
         peak, reserved = self._peaks(memory)
         self.state.peak_bytes, self.state.reserved_bytes = peak or 0, reserved or 0
         try:
