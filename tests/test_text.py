@@ -63,6 +63,12 @@ def test_each_medium(text: str) -> None:
     assert not in_csv(text).lstrip(" \n").startswith(("=", "+", "-", "@"))
 
 
+def test_marks_do_not_pile_up_and_do_not_take_hold_of_what_is_before_them() -> None:
+    assert printable("e" + "\u0301" * 5) == "e" + "\u0301" * 3 + "\\u0301" * 2
+    assert printable("\u0338x") == "\\u0338x"
+    assert laid_out("a\ne\u0301") == "a\ne\u0301"
+
+
 def test_json_means_the_same() -> None:
     import json
 

@@ -7,6 +7,7 @@ suite and cell; what was pushed is remembered beside the store, a file a run. Wh
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import importlib.util
 import netrc
@@ -46,6 +47,8 @@ _PATIENCE = 3
 _LONGEST_REASON = 200
 _ABOUT_ALL = frozenset({"CommError", "AuthenticationError", "WandbCoreNotAvailableError", "WandbServiceError"})
 """Errors of wandb that say that it cannot be reached, by name: not every version has each."""
+_MACHINE_S = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE})
+"""Errors of the system that another run would meet as well."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,4 +370,7 @@ def _first_bytes(path: Path, count: int) -> bytes | None:
 def _is_about_all(error: Exception) -> bool:
     """Whether an error is about W&B or this machine, and no run's own."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return isinstance(error, OSError | MemoryError) or not names.isdisjoint(_ABOUT_ALL) or "api_key" in str(error)
+    if isinstance(error, OSError) and error.errno in _MACHINE_S:
+        return True
+    kinds = (ConnectionError, TimeoutError, MemoryError)
+    return isinstance(error, kinds) or not names.isdisjoint(_ABOUT_ALL) or "api_key" in str(error)

@@ -4,6 +4,7 @@ import glob
 import os
 from pathlib import Path
 
+from apo_bench.errors import StoreError
 from apo_bench.records.run import RunRecord
 from apo_bench.store.scan import Scan, Unreadable
 from apo_bench.store.store import Store
@@ -21,9 +22,17 @@ class Increments:
         self._known: set[str] | None = None
 
     def new(self) -> Scan:
-        """Records that came since the last call, and what came and cannot be read; the first time, all there are."""
-        with os.scandir(self._store.path / "runs") as entries:
-            names = {entry.name for entry in entries if not entry.name.startswith(".")}
+        """Records that came since the last call, and what came and cannot be read; the first time, all there are.
+
+        Raises:
+            StoreError: The store is gone.
+        """
+        try:
+            with os.scandir(self._store.path / "runs") as entries:
+                names = {entry.name for entry in entries if not entry.name.startswith(".")}
+        except OSError as error:
+            gone = f"{self._store.path} cannot be read any more ({error.strerror})"
+            raise StoreError(f"{gone}; name the folder where it is with --store") from error
         if self._known is None:
             self._known = names
             whole = self._store.scan()

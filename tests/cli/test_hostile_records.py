@@ -101,6 +101,7 @@ def _check(texts: Sequence[str], tmp_path: Path, command: Command, monkeypatch: 
     store = hostile_store(tmp_path / "store", *texts)
     scan = store.scan()
     records = scan.newest()
+    assert len(records) > 5 * len(texts)  # valid, so that it is not damage that is looked at
     shown = [one for one in scan.of(SUITE, Scale.LOCAL) if one.is_result and one.role is Role.REPORTED]
 
     status, page, _ = command("report", "--suite", SUITE)

@@ -305,6 +305,26 @@ def test_a_run_that_is_refused_while_it_runs_is_pushed_when_it_is_done(wandb: Wa
     assert (pusher.push(), pusher.refused) == (1, 0)
 
 
+def test_a_store_that_vanishes_is_one_line(
+    wandb: Wandb, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill(store, 1)
+    asked = iter([False, False, True])
+
+    def stop() -> bool:
+        done = next(asked)
+        if wandb.finished and (store.path / "runs").exists():
+            (store.path / "runs").rename(store.path / "gone")
+        return done
+
+    monkeypatch.setattr("apo_bench.cli.wandb._input_closed", stop)
+    monkeypatch.setattr("apo_bench.session.wandb._POLL_SECONDS", 0.0)
+    assert _push(store, "--follow") == 2
+    err = capsys.readouterr().err
+    assert "cannot be read any more (No such file or directory); name the folder where it is with --store" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_without_the_module_nothing_is_tried(wandb: Wandb, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     _fill(store, 3)
     monkeypatch.setitem(sys.modules, "wandb", None)
