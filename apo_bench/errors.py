@@ -14,10 +14,6 @@ class UsageError(ApoBenchError):
     """The command, a name or a value is wrong; the message says how to fix it."""
 
 
-class PluginError(UsageError):
-    """A plugin cannot be used; the message names it and its distribution."""
-
-
 class StoreError(ApoBenchError):
     """The store cannot be used as it is."""
 

@@ -9,7 +9,6 @@ import errno
 import fcntl
 import os
 import stat
-import sys
 import time
 import uuid
 import weakref
@@ -21,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from apo_bench.files import NO_LOCKS, NoLocksError, check_locks
+from apo_bench.say import note
 
 _POLL_SECONDS = 0.02
 _MOST_BYTES = 4096
@@ -193,7 +193,7 @@ def who_holds(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path, say: Callable[[str], object] = lambda line: sys.stderr.write(f"{line}\n")) -> Iterator[None]:
+def locked(path: Path, say: Callable[[str], object] = note) -> Iterator[None]:
     """Hold a lock; waits for whoever holds it, and says for whom.
 
     Args:

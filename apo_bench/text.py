@@ -83,6 +83,9 @@ _UNUSUAL = re.compile(r"[^ -~]")
 _UNUSUAL_IN_LINES = re.compile(r"[^ -~\n]")
 _IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 """What Unicode lets a reader leave out although its category is that of a letter or a mark."""
+_MARK = "[\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+_PILED = re.compile(f"(?<={_MARK}{{3}}){_MARK}|^{_MARK}")
+"""Marks that belong to no letter, or pile up over other lines; no language has four on one."""
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -102,12 +105,30 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[2Jb\nc\u202ed")
     'a\\x1b[2Jb\\nc\\u202ed'
     """
-    return _UNUSUAL.sub(lambda found: _shown(found[0]), text)
+    return _unpiled(_UNUSUAL.sub(lambda found: _shown(found[0]), text))
 
 
 def laid_out(text: str) -> str:
     """The same of a text whose line breaks are ours: a table, a paragraph, a page."""
-    return _UNUSUAL_IN_LINES.sub(lambda found: _shown(found[0]), text)
+    return _unpiled(_UNUSUAL_IN_LINES.sub(lambda found: _shown(found[0]), text))
+
+
+def _unpiled(text: str) -> str:
+    return text if text.isascii() else _PILED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a line takes: two for a wide character, none for a mark.
+
+    >>> columns("abc"), columns("日本"), columns("e\u0301")
+    (3, 4, 1)
+    """
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.category(one) in {"Mn", "Me"} else 1 + (unicodedata.east_asian_width(one) in {"W", "F"})
+        for one in text
+    )
 
 
 def shortened(text: str, longest: int) -> str:

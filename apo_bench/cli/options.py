@@ -99,6 +99,7 @@ def warn_of_unreadable(scan: "Scan") -> None:
             warn(_of_a_later_version(found))
         else:
             warn(f"damaged record: {found.path} ({found.reason}); `apo-bench run` sets it aside and makes it again")
+    _warn_of_the_future(scan)
 
 
 def set_damaged_aside(store: "Store", scan: "Scan") -> None:
@@ -108,6 +109,18 @@ def set_damaged_aside(store: "Store", scan: "Scan") -> None:
     for found in scan.unreadable:
         if found.is_newer:
             warn(_of_a_later_version(found))
+    _warn_of_the_future(scan)
+
+
+def _warn_of_the_future(scan: "Scan") -> None:
+    """Say in one line that records bear times that are not yet."""
+    if scan.ahead:
+        path, time = list(scan.ahead.items())[-1]
+        count = f"{len(scan.ahead)} records bear times" if len(scan.ahead) > 1 else "a record bears a time"
+        warn(
+            f"{count} in the future ({path}: {time[:16].replace('T', ' ')}): a clock was ahead, or this one is behind; "
+            "such a record ranks below every other of its run"
+        )
 
 
 def _of_a_later_version(found: "Unreadable") -> str:

@@ -18,7 +18,7 @@ from apo_bench.execution.death import Live, Settlement, settle
 from apo_bench.execution.job import Begun, Busy, Finished, Job, Left, Refused, Report
 from apo_bench.execution.output import shorten
 from apo_bench.execution.process import kill_server, server_pid, start_fork_server
-from apo_bench.execution.stopping import GRACE_SECONDS, StoppedBySignalError, Stopping
+from apo_bench.execution.stopping import GRACE_SECONDS, Stopping, stopped_by
 from apo_bench.execution.watcher import Watcher, Watchers
 from apo_bench.records.outcome import Crashed
 from apo_bench.records.run import now
@@ -105,7 +105,7 @@ class _Executor:
                 elif self.elsewhere:
                     self._look_elsewhere()
         if self.stopping.signum is not None:
-            raise StoppedBySignalError(self.stopping.signum)
+            raise stopped_by(self.stopping.signum)
         return not (self.waiting or self.again or self.elsewhere or self.stopping.saves)
 
     def _heed(self) -> None:

@@ -12,8 +12,8 @@ import msgspec
 
 from apo_bench.errors import ApoBenchError, last_line
 from apo_bench.execution.output import shorten
+from apo_bench.records.facts import Environment
 from apo_bench.records.probe import ProbeSpec, Sample
-from apo_bench.records.run import Environment
 from apo_bench.records.spec import Frozen
 
 _POLL_SECONDS = 0.5

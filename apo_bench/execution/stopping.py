@@ -22,9 +22,12 @@ _KILLING = 3
 class StoppedBySignalError(ApoBenchError):
     """A scheduler, or the end of a terminal, stopped the command; what was in flight can be continued."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; run the same command again to continue")
-        self.exit_code = 128 + signum
+
+def stopped_by(signum: int) -> StoppedBySignalError:
+    """What to raise when everything in flight has been saved."""
+    error = StoppedBySignalError(f"stopped by {signal.Signals(signum).name}; run the same command again to continue")
+    error.exit_code = 128 + signum
+    return error
 
 
 class Stopping:

@@ -3,7 +3,10 @@
 import atexit
 import contextlib
 import gc
+import os
 import signal
+import sys
+import threading
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +24,7 @@ from apo_bench.execution.process import open_device, redirect_output
 from apo_bench.measure.environment import build, environment
 from apo_bench.plugins import registry
 from apo_bench.records.outcome import Crashed, Failed, Interrupted, OutOfMemory
-from apo_bench.records.run import SCHEMA, RunRecord, failed, now
+from apo_bench.records.run import SCHEMA, RunRecord, failed, now, readable
 from apo_bench.store.store import BusyError, Store, Workspace
 from apo_bench.training.blame import RuleFailedError
 from apo_bench.training.checkpoint import Checkpoints
@@ -60,6 +63,11 @@ def work(encoded: bytes, slot: int, reports: Connection) -> None:
         traceback.print_exc()
         report = Refused(message=f"{error.filename or job.store}: {error.strerror or error}")
     _send(reports, report)
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # a plugin may have closed it
+                stream.flush()
+        os._exit(0)  # else this process would wait for a thread that a plugin has left behind, forever
 
 
 def _worked(job: Job, slot: int, reports: Connection, stop: Stop) -> Report:
@@ -112,10 +120,10 @@ def _record(job: Job, slot: int, workspace: Workspace, stop: Stop) -> RunRecord:
     except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the other runs go on
         with contextlib.suppress(OSError):  # its log may be on a full disk
             traceback.print_exc()
-        if "can't allocate memory" in str(error):  # torch's CPU allocator raises a RuntimeError
+        if "can't allocate memory" in last_line(error):  # torch's CPU allocator raises a RuntimeError
             return failed(intent, OutOfMemory(message=last_line(error)), started_at)
         return failed(intent, Crashed(message=last_line(error)), started_at)
-    return RunRecord(
+    made = RunRecord(
         schema=SCHEMA,
         intent=intent,
         started_at=started_at,
@@ -135,6 +143,7 @@ def _record(job: Job, slot: int, workspace: Workspace, stop: Stop) -> RunRecord:
         continued=training.continued,
         left_alone=training.left_alone,
     )
+    return readable(made)
 
 
 def _send(reports: Connection, report: Report) -> None:

@@ -11,8 +11,9 @@ from apo_bench.evidence.step_costs import flagged
 from apo_bench.planning.plan import plan
 from apo_bench.plugins.registry import optimizers, tasks
 from apo_bench.records.cell import REFERENCE, Cell, Conditions
+from apo_bench.records.facts import PrecisionBackend
 from apo_bench.records.probe import ProbeRecord, ProbeSpec
-from apo_bench.records.run import Fingerprint, PrecisionBackend
+from apo_bench.records.run import Fingerprint
 from apo_bench.records.spec import Device, OptimizerSpec, Precision
 from apo_bench.records.suite import OptimizerEntry, Suite
 from apo_bench.store.scan import Scan

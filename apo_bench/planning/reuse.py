@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from apo_bench.errors import DataError, PluginError
+from apo_bench.errors import DataError
 from apo_bench.planning.fingerprint import fingerprint
 from apo_bench.plugins.datasets import digest_of
-from apo_bench.plugins.registry import Registry
+from apo_bench.plugins.registry import BrokenPluginError, Registry
 from apo_bench.records.run import Fingerprint, RunRecord
 from apo_bench.records.spec import RunSpec
 from apo_bench.store.scan import Scan
@@ -39,7 +39,7 @@ class Sources:
 
         Raises:
             UsageError: Unknown.
-            PluginError: Its plugin fails to import.
+            BrokenPluginError: Its plugin fails to import.
         """
         if name not in self._loaded:
             self._loaded[name] = self.tasks[name].task()
@@ -50,7 +50,7 @@ class Sources:
         if task not in self._digests and task not in self.missing:
             try:
                 self._digests[task] = digest_of(self.task(task).dataset)
-            except (DataError, PluginError) as error:
+            except (DataError, BrokenPluginError) as error:
                 self.missing[task] = str(error)
         return task in self._digests
 

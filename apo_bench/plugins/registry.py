@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from apo_bench.errors import ApoBenchError, PluginError, UsageError, did_you_mean, kind_of, last_line, shown
+from apo_bench.errors import ApoBenchError, UsageError, did_you_mean, kind_of, last_line, shown
 from apo_bench.plugins.guard import PluginRaisedError, guarded
+from apo_bench.plugins.trial import fatal, is_to_be_tried
 from apo_bench.records.spec import check_name
 
 if TYPE_CHECKING:
@@ -19,6 +20,29 @@ T = TypeVar("T")
 
 TASKS = "apo_bench.tasks"
 OPTIMIZERS = "apo_bench.optimizers"
+
+
+class BrokenPluginError(UsageError):
+    """A plugin cannot be used; what needs no other is run all the same."""
+
+
+class ExitingPluginError(BrokenPluginError):
+    """A plugin ends the process that imports it."""
+
+    exit_code = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Attempt:
+    """Importing a plugin, and making its task where it is one."""
+
+    entry_point: EntryPoint
+    makes_task: bool
+
+    def __call__(self) -> None:
+        loaded = self.entry_point.load()
+        if self.makes_task and callable(loaded):
+            loaded()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,36 +71,38 @@ class Registered:
         """Import the object: a competitor, or a function that makes a task.
 
         Raises:
-            PluginError: The plugin fails to import, or what it registers is neither.
+            BrokenPluginError: The plugin fails to import, or what it registers is neither.
         """
+        self._survive()
         try:
             loaded = guarded(self.entry_point.load)
-        except (ApoBenchError, PluginRaisedError) as error:
-            line = last_line(error) if isinstance(error, ApoBenchError) else str(error)
-            raise PluginError(f"{self} fails to import ({line}); fix or uninstall that distribution") from error
+        except ApoBenchError as error:
+            raise self._broken("fails to import", error, last_line(error)) from error
+        except PluginRaisedError as error:
+            raise self._broken("fails to import", error.__cause__, str(error)) from error
         if self.entry_point.group == OPTIMIZERS:
             self.held(lambda: self._check_competitor(loaded))
         elif not callable(loaded):
-            raise PluginError(f"{self} is a {kind_of(loaded)}; register a function that returns a Task")
+            raise BrokenPluginError(f"{self} is a {kind_of(loaded)}; register a function that returns a Task")
         return loaded
 
     def task(self) -> "Task":
         """Import a task's function and call it.
 
         Raises:
-            PluginError: The plugin fails to import, or what it makes is no task.
+            BrokenPluginError: The plugin fails to import, or what it makes is no task.
         """
         from apo_bench.plugins.task import Task, wrong_field  # imports torch
 
         make = self.load()
         made: object = self.held(make)
         if not issubclass(type(made), Task):
-            raise PluginError(f"{self} makes a {kind_of(made)}; its function has to return a Task")
+            raise BrokenPluginError(f"{self} makes a {kind_of(made)}; its function has to return a Task")
         task = cast("Task", made)
         fault = self.held(lambda: wrong_field(task))
         if fault is not None:
             wrong, _, right = fault.partition("; give ")
-            raise PluginError(f"{self} makes a Task whose {wrong}; give {right}")
+            raise BrokenPluginError(f"{self} makes a Task whose {wrong}; give {right}")
         return task
 
     def __str__(self) -> str:
@@ -86,12 +112,35 @@ class Registered:
         """Call code of the plugin.
 
         Raises:
-            PluginError: It raises anything; an error that is written for the user is passed on.
+            BrokenPluginError: It raises anything; an error that is written for the user is passed on.
         """
         try:
             return guarded(call)
         except PluginRaisedError as error:
-            raise PluginError(f"{self} cannot be made ({error}); fix or uninstall that distribution") from error
+            raise self._broken("cannot be made", error.__cause__, str(error)) from error
+
+    def _broken(self, what: str, error: BaseException | None, line: str) -> BrokenPluginError:
+        """What is said of a plugin that raises; one that exits, or raises what is no error, is of its own kind."""
+        if isinstance(error, Exception):
+            return BrokenPluginError(f"{self} {what} ({line}); fix or uninstall that distribution")
+        return ExitingPluginError(f"{self} {what} ({line}); fix or uninstall that distribution")
+
+    def _survive(self) -> None:
+        """Import the plugin in another process first, where it may end this one.
+
+        Raises:
+            ExitingPluginError: It would.
+        """
+        makes_task = self.entry_point.group == TASKS
+        if not is_to_be_tried(self.distribution, self.module, calls=makes_task):
+            return
+        import apo_bench.plugins.optimizer  # noqa: F401 - torch, which nearly every plugin imports: once, not in both
+
+        how = fatal(_Attempt(self.entry_point, makes_task=makes_task))
+        if how is not None:
+            raise ExitingPluginError(
+                f"{self} ends the process that imports it ({how}); fix or uninstall that distribution"
+            )
 
     def _check_competitor(self, loaded: Any) -> None:
         from apo_bench.plugins.optimizer import Competitor, resolve_hyperparameters
@@ -99,29 +148,29 @@ class Registered:
         if not issubclass(type(loaded), Competitor):
             is_class = issubclass(type(loaded), type)
             kind = f"the class {loaded.__name__}" if is_class else f"a {kind_of(loaded)}"
-            raise PluginError(f"{self} is {kind}; register a Competitor(hyperparameters, build)")
+            raise BrokenPluginError(f"{self} is {kind}; register a Competitor(hyperparameters, build)")
         fields = loaded.hyperparameters
         if not (isinstance(fields, type) and dataclasses.is_dataclass(fields)):
             name = fields.__name__ if isinstance(fields, type) else kind_of(fields)
-            raise PluginError(
+            raise BrokenPluginError(
                 f"{self}: its hyperparameters {name} are no dataclass; put @dataclasses.dataclass(frozen=True) above it"
             )
         if not callable(loaded.build):
-            raise PluginError(
+            raise BrokenPluginError(
                 f"{self}: its build is a {kind_of(loaded.build)}; give a function of a problem and hyperparameters"
             )
         for field in ("reference", "left_alone"):
             if type(getattr(loaded, field)) is not str:
-                raise PluginError(f"{self}: its {field} is a {kind_of(getattr(loaded, field))}; give a text")
+                raise BrokenPluginError(f"{self}: its {field} is a {kind_of(getattr(loaded, field))}; give a text")
         if not isinstance(loaded.in_precision, Mapping):
-            raise PluginError(
+            raise BrokenPluginError(
                 f"{self}: its in_precision is a {kind_of(loaded.in_precision)}; give a mapping of Precision to defaults"
             )
         try:
             for overrides in ({}, *loaded.in_precision.values()):
                 resolve_hyperparameters(fields, overrides, optimizer=self.name)
         except UsageError as error:
-            raise PluginError(f"{self} declares hyperparameters to fix: {error}") from error
+            raise BrokenPluginError(f"{self} declares hyperparameters to fix: {error}") from error
 
 
 class Registry:
@@ -220,7 +269,7 @@ class Registry:
             UsageError: Unknown name, for which the message suggests one; or one that cannot be used.
         """
         if name in self._refused:
-            raise PluginError(self._refused[name])
+            raise BrokenPluginError(self._refused[name])
         try:
             return self._by_name[name]
         except KeyError:

@@ -11,7 +11,7 @@ from apo_bench.data.examples import Dataset
 from apo_bench.errors import kind_of
 from apo_bench.plugins.metrics import CorpusMetric, Metric
 from apo_bench.problem.objectives import Objective
-from apo_bench.records.run import Direction
+from apo_bench.records.facts import Direction
 
 
 @dataclasses.dataclass(frozen=True)

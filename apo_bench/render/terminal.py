@@ -4,7 +4,7 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 
-from apo_bench.text import printable
+from apo_bench.text import columns, printable
 
 _GAP = "  "
 _NARROWEST = 40
@@ -38,13 +38,18 @@ def terminal_table(
     widths = _widths(laid)
     rule = ["-" * wide for wide in widths]
     return "\n".join(
-        _GAP.join(f"{cell:{side}{wide}}" for cell, side, wide in zip(row, align, widths, strict=True)).rstrip()
+        _GAP.join(_padded(cell, side, wide) for cell, side, wide in zip(row, align, widths, strict=True)).rstrip()
         for row in (headers, rule, *laid[1:])
     )
 
 
+def _padded(cell: str, side: str, wide: int) -> str:
+    padding = " " * (wide - columns(cell))
+    return cell + padding if side == "<" else padding + cell
+
+
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [max(map(columns, column)) for column in zip(*rows, strict=True)]
 
 
 def _unfolded(row: Sequence[str], wrapped: int, columns: int) -> list[list[str]]:

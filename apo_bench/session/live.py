@@ -19,6 +19,8 @@ from apo_bench.store.store import Store
 
 _SECONDS = 2.0
 """Shortest time between two rewrites."""
+_SHARE = 0.05
+"""Of the time, at most so much is spent on rewriting: a long plan's runs do not wait for its long page."""
 
 
 class LiveLeaderboard(Watcher):
@@ -86,12 +88,14 @@ class LiveLeaderboard(Watcher):
         self._share(found.values())  # another command may have finished it, for its own suite
         if not found:
             self.lost[run.run_id] = (run.title, message_of(outcome) or "interrupted")
-        if time.monotonic() >= self._next:
+        begin = time.monotonic()
+        if begin >= self._next:
             try:
                 self.publish()
             except OSError as error:
                 self._warn(f"cannot write {self.path} ({error.strerror}); the runs go on")
-            self._next = time.monotonic() + _SECONDS
+            end = time.monotonic()
+            self._next = end + max(_SECONDS, (end - begin) / _SHARE)
 
     def _share(self, records: Iterable[RunRecord]) -> None:
         """Let runs that were made for another suite count in this one too."""

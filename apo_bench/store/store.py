@@ -31,6 +31,7 @@ from apo_bench.errors import StoreError
 from apo_bench.files import CHECKPOINT, NoLocksError, check_locks, sync_folder, write_durably
 from apo_bench.locks import Holder, Lock, acquire, holder, is_held, who_holds
 from apo_bench.records.events import Event
+from apo_bench.records.order import following
 from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Intent, Role, RunRecord, decode_intent, encode
 from apo_bench.records.spec import Device, RunSpec, Scale
@@ -103,7 +104,9 @@ class Workspace:
             self._events.write(encode(event) + b"\n")
 
     def finish(self, record: RunRecord) -> None:
-        """Write the record and move the run among the finished ones."""
+        """Write the record and move the run among the finished ones, whose newest it is, whatever their times say."""
+        earlier = scan(self._destination.parent.parent, record.run_id)
+        record = following(record, earlier.records)
         os.fsync(self._events.fileno())
         self._events.close()
         write_durably(self.folder / RECORD, encode(record))
@@ -335,7 +338,8 @@ class Store:
         """Write the record of a probe beside the others."""
         path = self.path / "probes" / f"{record.probe_id}-{uuid.uuid4().hex[:8]}.json"
         path.parent.mkdir(exist_ok=True)
-        write_durably(path, encode(record))
+        earlier = [other for other in self.scan().probes if other.spec == record.spec]
+        write_durably(path, encode(following(record, earlier)))
         return path
 
     @property

@@ -26,8 +26,8 @@ from apo_bench.problem.model_state import load_saved_state, saved_state
 from apo_bench.problem.rule import Observable, Schedulable, StepResult
 from apo_bench.problem.seeds import restore_random_state
 from apo_bench.records.events import CurvePoint, Evaluated, Progress, Remarked, Started
+from apo_bench.records.facts import Cost
 from apo_bench.records.outcome import Diverged, Reason, Undefined
-from apo_bench.records.run import Cost
 from apo_bench.records.schedules import Constant, learning_rate_factor
 from apo_bench.say import note
 from apo_bench.training.blame import RuleFailedError, is_the_rules_fault
@@ -43,6 +43,7 @@ BLOCK = 20
 GIVE_UP = 40
 """Skipped steps in a row after which loss scaling has failed: the scale has fallen by 2⁴⁰."""
 _PROGRESS_SECONDS = 0.5
+_SHOWN = 500
 
 
 class Loop:
@@ -129,7 +130,7 @@ class Loop:
 
     def resume(self, checkpoints: Checkpoints | None) -> None:
         """Take up the run's checkpoint, where there is one."""
-        saved = checkpoints.load() if checkpoints else None
+        saved = checkpoints.load(self._remark) if checkpoints else None
         if saved is not None:
             self._load_state_dict(saved)
             self.state.continued += 1
@@ -284,8 +285,7 @@ class Loop:
                 setup.rule, setup.problem, setup.batches.draw, consecutive_after(self.state.taken)
             ) or ExactCost.unknown("loss scaling kept skipping the steps")
         except Exception as error:  # noqa: BLE001 - the run is done: a plugin that fails here loses only its count
-            line = next(iter(str(error).splitlines()), "")
-            exact = ExactCost.unknown(f"{type(error).__name__}: {line}")
+            exact = ExactCost.unknown(last_line(error))
         if exact.not_counted is not None:
             self._say(f"the cost of a step was not counted: {exact.not_counted}")
         return exact
@@ -332,11 +332,9 @@ class Loop:
             self._say(f"no checkpoint at step {self.state.taken}: {error}")
         except Exception as error:  # noqa: BLE001 - a plugin's state costs the checkpoints, not the run
             self._is_storable = False
-            words = str(error) if isinstance(error, NotStorableError) else f"{type(error).__name__}: {error}"
+            words = str(error) if isinstance(error, NotStorableError) else last_line(error)
             name = self.setup.spec.optimizer.name
-            self.setup.observe(
-                Remarked(message=f"not checkpointed, because the state of {name} cannot be stored ({words})")
-            )
+            self._remark(f"not checkpointed, because the state of {name} cannot be stored ({words[:_SHOWN]})")
 
     def _state_dict(self) -> dict[str, Any]:
         """Everything needed to continue as if nothing had happened."""
@@ -362,6 +360,11 @@ class Loop:
         restore_random_state(state["random"], setup.clock.device)
         setup.clock.load_state_dict(state["clock"])
         self.state = TrainingState.from_builtins(state["training"])
+
+    def _remark(self, line: str) -> None:
+        """Tell the user, and the run's own log."""
+        self.setup.observe(Remarked(message=line))
+        self._say(line)
 
     def _say(self, line: str) -> None:
         """Print into the run's own log, which may be on a full disk."""

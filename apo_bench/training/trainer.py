@@ -27,8 +27,8 @@ from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import UpdateRule
 from apo_bench.problem.seeds import Purpose
 from apo_bench.records.events import Event
+from apo_bench.records.facts import PrecisionBackend, TaskFacts
 from apo_bench.records.outcome import Diverged
-from apo_bench.records.run import PrecisionBackend, TaskFacts
 from apo_bench.records.spec import RunSpec
 from apo_bench.training import autopsy
 from apo_bench.training.agreement import check_metric, check_targets
