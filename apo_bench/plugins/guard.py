@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from apo_bench.errors import ApoBenchError, Terminated, last_line
 
@@ -118,7 +118,7 @@ def _streams() -> Iterator[None]:
             stream.flush()
     if {1, 2} <= copies.keys():
         os.dup2(2, 1)
-    sys.stdout = _ToStderr()
+    sys.stdout = cast("Any", _ToStderr())
     try:
         yield
     finally:
@@ -133,34 +133,11 @@ def _streams() -> Iterator[None]:
             setattr(sys, name, again[id(stream)])
 
 
-class _ToStderr(io.TextIOBase):
+class _ToStderr:
     """Stands for the standard output; a plugin that has kept or closed it does no harm to the real one."""
 
-    @property
-    def buffer(self) -> Any:
-        """Where bytes are written."""
-        return sys.stderr.buffer
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override] # of its base it may be none
-        """As of the standard error."""
-        return sys.stderr.encoding
-
-    def write(self, text: str) -> int:
-        """Write to the standard error."""
-        return sys.stderr.write(text)
-
-    def flush(self) -> None:
-        """Flush the standard error."""
-        sys.stderr.flush()
-
-    def writable(self) -> bool:
-        """It is."""
-        return True
-
-    def fileno(self) -> int:
-        """The standard error's."""
-        return sys.stderr.fileno()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
     def close(self) -> None:
         """Stay open."""
