@@ -22,6 +22,9 @@ _NOTE = (
     "forward and backward passes, 2 FLOPs a multiply-add; what an optimizer adds to them is not in it."
 )
 
+_SEEDS_SHOWN = 10
+"""One by one; more are shown as ranges."""
+
 
 def cost_table(cells: Sequence[CellCost], tflops: float) -> str:
     """One row for all cells of a task that cost the same, the sum, and what the numbers are not.
@@ -197,7 +200,7 @@ def _rows(
             left = [one.expected_seconds for one in planned.tuning if one.reused is None]
             done = len(planned.tuning) - len(left)
             yield [str(len(planned.tuning)), str(done), _time(left, options), described]
-    seeds = f"seed{'' if len(entry.seeds) == 1 else 's'} {','.join(map(str, entry.seeds))}"
+    seeds = f"seed{'' if len(entry.seeds) == 1 else 's'} {_listed(entry.seeds)}"
     described = f"{what}, {seeds}\n  {' '.join(_competitors(competitors))}"
     if planned is None:
         yield [str(len(competitors) * len(formats) * len(entry.seeds)), MISSING, "data missing", described]
@@ -207,6 +210,21 @@ def _rows(
     count = len(planned.runs) + len(planned.waiting)
     left += [one.expected_seconds for one in planned.waiting]
     yield [str(count), str(done), _time(left, options), described]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    """Seeds as ``--seeds`` takes them; consecutive ones as a range where there are many."""
+    if len(seeds) <= _SEEDS_SHOWN:
+        return ",".join(map(str, seeds))
+    ranges: list[list[int]] = []
+    for seed in seeds:
+        if ranges and seed == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [seed]
+        else:
+            ranges.append([seed])
+    shown = ["-".join(map(str, ends)) for ends in ranges[:_SEEDS_SHOWN]]
+    more = len(ranges) - len(shown)
+    return ",".join(shown) + (f" and {more} more" if more else "")
 
 
 def _time(seconds: Sequence[float | None], options: argparse.Namespace) -> str:

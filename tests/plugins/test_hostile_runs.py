@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from support.commands import PLUG, records_in, store_of
-from support.hostile import RULES, UNUSABLE_OPTIMIZERS, UNUSABLE_TASKS
+from support.hostile import RULES, TASKS_IN_RUNS, UNUSABLE_OPTIMIZERS, UNUSABLE_TASKS
 from support.shell import Shell, optimizer_plugin
 
 RUN = ("run", "--suite", "classification", "--scale", "smoke", "--precisions", "fp32", "--seeds", "0", "--epochs", "1")
@@ -66,4 +66,18 @@ def test_what_an_optimizer_does_at_its_steps_is_its_own_outcome(tiny_shell: Shel
         assert "tiny plug fp32 seed 0" in done.stderr
     else:
         assert outcomes["plug"].replace("outofmemory", "out-of-memory") == outcome
+    assert list(store_of(tiny_shell).glob("active/*")) == []
+
+
+@pytest.mark.parametrize("name", _marked(TASKS_IN_RUNS))
+def test_what_a_task_does_in_a_run_is_its_own_outcome(tiny_shell: Shell, name: str) -> None:
+    tiny_shell.install("plug", TASKS_IN_RUNS[name], "[apo_bench.tasks]\nplug = plug:plug\n")
+    done = tiny_shell(*RUN, "--tasks", "plug,tiny", "--optimizers", "sgdm", status=1)
+    _is_quiet(done.stdout + done.stderr)
+    assert "plug" in done.stderr
+    outcomes = {
+        record["intent"]["spec"]["task"]: record["outcome"]["type"].lower() for record in records_in(tiny_shell)
+    }
+    assert outcomes.pop("tiny") == "exhausted"
+    assert outcomes in [{}, {"plug": "crashed"}, {"plug": "undefined"}]
     assert list(store_of(tiny_shell).glob("active/*")) == []

@@ -244,3 +244,52 @@ RULES = {
     "removes-its-folder": (["import shutil", "shutil.rmtree(os.path.dirname(os.readlink('/proc/self/fd/1')))"], "crashed"),
 }  # fmt: skip
 """By name, what an optimizer does at each step, and the outcome of its run."""
+
+_PARTS = {
+    "load-raises": "dataset=Dataset('tiny', lambda: 1 / 0, lambda: '1')",
+    "load-exits": "dataset=Dataset('tiny', lambda: __import__('sys').exit(0), lambda: '1')",
+    "load-leaves": "dataset=Dataset('tiny', lambda: __import__('os')._exit(0), lambda: '1')",
+    "load-gives-nothing": "dataset=Dataset('tiny', lambda: None, lambda: '1')",
+    "load-gives-text": "dataset=Dataset('tiny', lambda: 'splits', lambda: '1')",
+    "no-examples": "dataset=Dataset('tiny', lambda: Splits(examples(0, 0), examples(1, 0), examples(2, 0)), lambda: '1')",
+    "targets-out-of-range": "dataset=Dataset('tiny', lambda: Splits(*(dataclasses.replace(e, targets=e.targets + 7) for e in (examples(0, 64), examples(1, 64), examples(2, 64)))), lambda: '1')",
+    "model-raises": "model=lambda: 1 / 0",
+    "model-is-text": "model=lambda: 'network'",
+    "model-exits": "model=lambda: __import__('sys').exit(0)",
+    "outputs-are-text": "model=lambda: type('M', (nn.Linear,), {'forward': lambda self, x: 'outputs'})(8, 2)",
+    "metric-exits": "metric=made(lambda: __import__('sys').exit(0))",
+    "metric-raises": "metric=made(lambda: 1 / 0)",
+    "metric-is-text": "metric=made(lambda: 'good')",
+    "metric-is-complex": "metric=made(lambda: 1j)",
+    "metric-is-none": "metric=made(lambda: None)",
+    "metric-is-nan": "metric=made(lambda: float('nan'))",
+    "metric-is-infinite": "metric=made(lambda: torch.tensor(float('inf')))",
+    "metric-is-huge": "metric=made(lambda: 10 ** 400)",
+    "metric-is-a-matrix": "metric=made(lambda: torch.zeros(2, 2))",
+}  # fmt: skip
+
+TASKS_IN_RUNS = {
+    name: f"""{TINY_TASK}
+import dataclasses
+from apo_bench.plugins.task import Direction
+
+
+class Made(Accuracy):
+    name = 'made up'
+
+    def __init__(self, value):
+        self.value = value
+
+    def total(self, outputs, batch):
+        return self.value()
+
+
+made = Made
+
+
+def plug():
+    return dataclasses.replace(tiny(), {change})
+"""
+    for name, change in _PARTS.items()
+}
+"""By name, a task of which a plan can be made, and no result."""
