@@ -44,17 +44,19 @@ def fatal(attempt: Callable[[], object]) -> str | None:
         if pid == 0:
             _attempt(attempt, theirs, output.fileno())
         os.close(theirs)
-        with os.fdopen(mine, "rb") as reader:
-            try:
-                survived = reader.read() == _SURVIVED
-            except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                raise
-            finally:
-                _, status = os.waitpid(pid, 0)
-        if survived:
-            return None
+        try:
+            _, status = os.waitpid(pid, 0)  # not the end of the pipe: a process that the plugin forks may keep it open
+            os.set_blocking(mine, False)
+            with contextlib.suppress(BlockingIOError):
+                if os.read(mine, 1) == _SURVIVED:
+                    return None
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            raise
+        finally:
+            os.close(mine)
         output.seek(0)
         said = [line.strip() for line in output.read(65536).decode(errors="replace").splitlines() if line.strip()]
     code = os.waitstatus_to_exitcode(status)
@@ -63,6 +65,7 @@ def fatal(attempt: Callable[[], object]) -> str | None:
 
 
 def _attempt(attempt: Callable[[], object], survived: int, output: int) -> NoReturn:
+    process = os.getpid()
     try:
         for signum in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, signal.SIG_DFL)
@@ -70,7 +73,8 @@ def _attempt(attempt: Callable[[], object], survived: int, output: int) -> NoRet
             os.dup2(output, descriptor)
         with contextlib.suppress(BaseException):  # whatever it raises, it raises again where that is told
             attempt()
-        os.write(survived, _SURVIVED)
+        if os.getpid() == process:  # else a copy that the plugin forked
+            os.write(survived, _SURVIVED)
     finally:
         os._exit(0)
 

@@ -81,3 +81,10 @@ def test_what_a_task_does_in_a_run_is_its_own_outcome(tiny_shell: Shell, name: s
     assert outcomes.pop("tiny") == "exhausted"
     assert outcomes in [{}, {"plug": "crashed"}, {"plug": "undefined"}]
     assert list(store_of(tiny_shell).glob("active/*")) == []
+
+
+@pytest.mark.slow
+def test_a_thread_that_is_left_behind_keeps_no_command_from_ending(shell: Shell) -> None:
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()"
+    shell.install("plug", f"{thread}\n{optimizer_plugin(['pass'])}", PLUG)
+    assert "A plugin." in shell("list", "plug", timeout=60).stdout

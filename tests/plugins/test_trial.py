@@ -1,7 +1,9 @@
 """A plugin that ends the process that imports it is named, and the others are run."""
 
 import dataclasses
+import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -82,6 +84,21 @@ def _raise() -> None:
 def test_what_is_raised_is_survived() -> None:
     assert fatal(_Ends(1, _raise)) is None
     assert fatal(_Ends(2, lambda: signal.raise_signal(signal.SIGKILL))) == "SIGKILL"
+
+
+def test_what_a_plugin_forks_neither_ends_the_trial_nor_keeps_it_waiting() -> None:
+    def forks() -> None:
+        if os.fork() == 0:
+            time.sleep(20.0)
+
+    def becomes_a_daemon() -> None:
+        if os.fork():
+            os._exit(0)
+
+    began = time.monotonic()
+    assert fatal(_Ends(3, forks)) is None
+    assert time.monotonic() - began < 10.0
+    assert fatal(_Ends(4, becomes_a_daemon)) == "exit status 0"
 
 
 def test_ctrl_c_is_no_plugin_s_doing() -> None:
