@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from apo_bench.errors import ApoBenchError, Terminated, last_line
+from apo_bench.say import pass_on
 
 T = TypeVar("T")
 
@@ -148,7 +149,8 @@ class _ToStderr(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write to the standard error."""
-        return sys.stderr.write(text)
+        pass_on(text)
+        return len(text)
 
     def flush(self) -> None:
         """Flush the standard error."""
