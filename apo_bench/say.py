@@ -34,6 +34,11 @@ def pour(text: str) -> None:
     sys.stdout.write(text)
 
 
+def pass_on(text: str) -> None:
+    """Write what another wrote to the standard error, lines as they are."""
+    sys.stderr.write(laid_out(text))
+
+
 def flush() -> None:
     """Let what was printed be seen."""
     sys.stdout.flush()

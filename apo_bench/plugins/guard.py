@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
 from apo_bench.errors import ApoBenchError, Terminated, last_line
+from apo_bench.say import pass_on
 
 T = TypeVar("T")
 
@@ -138,6 +139,11 @@ class _ToStderr:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        """Write to the standard error."""
+        pass_on(text)
+        return len(text)
 
     def close(self) -> None:
         """Stay open."""

@@ -113,7 +113,7 @@ def _check(texts: Sequence[str], tmp_path: Path, command: Command, monkeypatch: 
         assert command("report", "--suite", SUITE)[0] == 0
     assert command("report", "--suite", SUITE, "--output", "page.md") == (0, "page.md\n", command("status")[2])
     check_page((tmp_path / "page.md").read_text(encoding="utf-8"))
-    assert command("report", "--suite", texts[0])[0] == 2
+    assert command("report", f"--suite={texts[0]}")[0] == 2
 
     status, out, _ = command("status")
     assert status == 0
