@@ -1,14 +1,10 @@
 """Files that are whole or absent, whatever happens while they are written."""
 
-import contextlib
 import errno
 import fcntl
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
-
-import filelock
 
 CHECKPOINT = "checkpoint.safetensors"
 """Written by a run in its folder; the store knows by it a run that can be continued."""
@@ -38,19 +34,6 @@ def check_locks(folder: Path) -> None:
     finally:
         os.close(descriptor)
         path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; waits for whoever holds it.
-
-    Raises:
-        NoLocksError: The file system has none: to wait there would be to wait forever.
-        OSError: Its folder cannot be written.
-    """
-    check_locks(path.parent)
-    with filelock.FileLock(path):
-        yield
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from apo_bench.evidence.intervals import Interval, mean_interval
-from apo_bench.records.run import encode
+from apo_bench.records.digest import seal
 from apo_bench.records.spec import Scale
 from apo_bench.store.store import Store
 from apo_bench.suites import suite
@@ -126,7 +126,7 @@ def main() -> None:
             probes = folder / "probes"
             probes.mkdir(exist_ok=True)
             name = f"{record.spec.task}-{record.spec.precision}-{record.spec.device}.json"
-            (probes / name).write_bytes(msgspec.json.format(encode(record), indent=1) + b"\n")
+            (probes / name).write_bytes(seal(msgspec.json.format(msgspec.json.encode(record), indent=1)))
     if options.suite != "classification":  # the one that the README shows
         return
     refresh(page, folder / "runs.csv")

@@ -28,7 +28,7 @@ from scipy import stats
 from apo_bench.errors import UsageError
 from apo_bench.plugins.optimizer import Search, resolve_hyperparameters
 from apo_bench.plugins.registry import optimizers, tasks
-from apo_bench.records.run import Direction
+from apo_bench.records.facts import Direction
 from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar
 from apo_bench.records.suite import TUNING_SEED
 

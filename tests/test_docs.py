@@ -42,6 +42,16 @@ def _blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}[^\n]*\n(.*?)```", text, flags=re.DOTALL)
 
 
+def test_every_promise_names_a_test_that_is_there() -> None:
+    rows = [line for line in _page("robustness").splitlines() if re.match(r"\| (?!promise|---)", line)]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for path, name in named:
+            assert f"\ndef {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
+
+
 def test_every_command_is_documented() -> None:
     documented = re.findall(r"^\| `apo-bench ([a-z]+)", _page("commands"), flags=re.MULTILINE)
     assert documented == list(COMMANDS)

@@ -3,14 +3,14 @@
 import argparse
 import contextlib
 import dataclasses
-import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apo_bench.cli.options import add_json, add_store, chosen_scale, warn_of_unreadable, write
-from apo_bench.errors import UsageError
+from apo_bench.cli.values import TOLERANCE, path_of
+from apo_bench.errors import UsageError, shown
+from apo_bench.say import say, show, show_json, warn
 
 if TYPE_CHECKING:
     from apo_bench.evidence.check import Quantity, Tolerances
@@ -30,8 +30,10 @@ DESCRIPTION = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--baseline", type=Path, metavar="FILE", help="compare with FILE")
-    what.add_argument("--save", type=Path, metavar="FILE", help="write what the store holds of --suite to FILE")
+    what.add_argument("--baseline", type=path_of("--baseline"), metavar="FILE", help="compare with FILE")
+    what.add_argument(
+        "--save", type=path_of("--save"), metavar="FILE", help="write what the store holds of --suite to FILE"
+    )
     parser.add_argument("--suite", metavar="NAME", help="with --save: which; see `apo-bench list suites`")
     parser.add_argument("--scale", metavar="SCALE", help="with --save: smoke, local or paper; by default the largest")
     parser.add_argument(
@@ -43,7 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what may become worse: flops, calls, state and step as a share (default 0, step 0.03), quality in the "
         "metric's unit (default 0)",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write everything as a Markdown page to FILE")
+    parser.add_argument(
+        "--output",
+        type=path_of("--output"),
+        metavar="FILE",
+        help="also write everything as a Markdown page to FILE",
+    )
     add_json(parser)
     add_store(parser)
 
@@ -74,16 +81,16 @@ def _save(options: argparse.Namespace, scan: "Scan") -> int:
     if options.scale is None and len(scales) > 1:
         raise UsageError(f"{options.store} holds {options.suite!r} at {', '.join(scales)}; give --scale")
     scale = chosen_scale(options, scan)
-    own = scan.of(options.suite, scale)
+    own, destination = scan.of(options.suite, scale), options.save.absolute()  # before a plugin changes the folder
     for record in own:
         if not record.is_result:
-            print(f"apo-bench: {record.spec.title} has no result and is left out; run the suite again", file=sys.stderr)
+            warn(f"{record.spec.title} has no result and is left out; run the suite again")
     made = snapshot_of(options.suite, scale, _current(own, scan), scan.probes)
     if not made.cells:
         raise UsageError(f"nothing to save: no result of {options.suite!r} at scale {str(scale)!r} in {options.store}")
-    write(options.save, encode_snapshot(made), option="--save")
+    write(destination, encode_snapshot(made), option="--save")
     runs = sum(len(cell.seeds) for cell in made.cells)
-    print(f"{options.save}: {options.suite}, scale {scale}: {len(made.cells)} cells, {runs} runs; commit it")
+    say(f"{options.save}: {options.suite}, scale {scale}: {len(made.cells)} cells, {runs} runs; commit it")
     return 0
 
 
@@ -98,19 +105,20 @@ def _compare(
     from apo_bench.evidence.snapshot import snapshot_of
     from apo_bench.render.check import check_markdown, check_text
 
+    page = options.output and options.output.absolute()  # before a plugin changes the folder
     now = snapshot_of(before.suite, before.scale, _current(scan.of(before.suite, before.scale), scan), scan.probes)
     findings = check(before, now, held, tolerances)
     name = options.baseline.name
     holds = not any(finding.verdict.fails for finding in findings)
-    if options.output is not None:
-        write(options.output, check_markdown(findings, before, now, name).encode())
+    if page is not None:
+        write(page, check_markdown(findings, before, now, name).encode())
     with contextlib.suppress(BrokenPipeError):  # the reader closed the pipe; the verdict stands
         if options.json:
             found = [dataclasses.asdict(finding) for finding in findings]
             told = {"suite": before.suite, "scale": before.scale, "holds": holds, "findings": found}
-            print(json.dumps(told, indent=2), flush=True)
+            show_json(told)
         else:
-            print(check_text(findings, before, now, name), flush=True)
+            show(check_text(findings, before, now, name), flush=True)
     return 0 if holds else 1
 
 
@@ -122,11 +130,9 @@ def _current(records: "Iterable[RunRecord]", scan: "Scan") -> "list[RunRecord]":
     sources = Sources(tasks(), optimizers())
     kept, others = current(records, sources, scan)
     for line in sources.missing.values():
-        print(f"apo-bench: {line}", file=sys.stderr)
+        warn(line)
     if others:
-        print(
-            f"apo-bench: {others} results from a different version of the code or the data are ignored", file=sys.stderr
-        )
+        warn(f"{others} results from a different version of the code or the data are ignored")
     return kept
 
 
@@ -160,17 +166,18 @@ def _tolerances(options: argparse.Namespace) -> "Tolerances":
     from apo_bench.evidence.check import Tolerances
 
     given: dict[str, float] = {}
-    for part in options.tolerance.split(",") if options.tolerance else ():
+    for part in () if options.tolerance is None else options.tolerance.split(","):
         name, _, text = part.partition("=")
         quantity = _quantity(name)
         try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not 0 <= value < float("inf"):
+            value = TOLERANCE.read("N", text)
+        except UsageError as error:
             raise UsageError(
-                f"--tolerance {part}: expected {quantity}=N with N not below 0, for example {quantity}=0.05"
-            )
+                f"--tolerance {shown(part, quote=False)}: expected {quantity}=N with N not below 0, for example "
+                f"{quantity}=0.05; {error}"
+            ) from None
+        if str(quantity) in given:
+            raise UsageError(f"--tolerance names {quantity} twice; give it once")
         given[str(quantity)] = value
     return Tolerances(**given)
 

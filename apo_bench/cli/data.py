@@ -1,11 +1,11 @@
 """``apo-bench data``: the datasets that the installed tasks need."""
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from apo_bench.cli.options import add_json
-from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.errors import DataError, UsageError, did_you_mean, shown
+from apo_bench.say import say, show_json
 
 if TYPE_CHECKING:
     from apo_bench.data.examples import Dataset
@@ -27,20 +27,20 @@ def call(options: argparse.Namespace) -> int:
     from apo_bench.plugins.datasets import datasets
 
     if options.action not in _ACTIONS:
-        raise UsageError(f"cannot {options.action!r} data{did_you_mean(options.action, _ACTIONS)}")
+        raise UsageError(f"cannot {shown(options.action)} data{did_you_mean(options.action, _ACTIONS)}")
     known = datasets()
     for name in options.names:
         if name not in known:
-            raise UsageError(f"unknown dataset {name!r}{did_you_mean(name, known)}")
+            raise UsageError(f"unknown dataset {shown(name)}{did_you_mean(name, known)}")
     if options.action == "fetch":
         return _fetch(known, options.names)
     rows = [_row(known[name]) for name in options.names or known]
     if options.json:
-        print(json.dumps(rows, indent=2))
+        show_json(rows)
     else:
-        width = max(len(row["name"]) for row in rows)
+        width = max((len(row["name"]) for row in rows), default=0)
         for row in rows:
-            print(f"{row['name']:{width}}  {row['state']}{': ' if row['message'] else ''}{row['message']}")
+            say(f"{row['name']:{width}}  {row['state']}{': ' if row['message'] else ''}{row['message']}")
     return 1 if options.action == "verify" and any(row["state"] != "ok" for row in rows) else 0
 
 
@@ -52,14 +52,20 @@ def _row(dataset: "Dataset") -> dict[str, str]:
 
 
 def _fetch(known: "dict[str, Dataset]", names: list[str]) -> int:
+    from apo_bench.plugins.datasets import digest_of
+    from apo_bench.plugins.guard import PluginRaisedError, guarded
+
     if not names:
         raise UsageError(f"fetch what? {', '.join(name for name, dataset in known.items() if dataset.fetch)}")
     for name in names:
         fetch = known[name].fetch
         if fetch is None:
-            print(f"{name}: nothing to fetch")
+            say(f"{name}: nothing to fetch")
             continue
-        fetch()
-        known[name].digest()
-        print(f"{name}: fetched and verified")
+        try:
+            guarded(fetch)
+        except PluginRaisedError as error:
+            raise DataError(f"dataset {name!r} cannot be fetched ({error}); try again, or fix its plugin") from error
+        digest_of(known[name])
+        say(f"{name}: fetched and verified")
     return 0

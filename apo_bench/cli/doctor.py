@@ -3,14 +3,14 @@
 import argparse
 import dataclasses
 import importlib.util
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from apo_bench.cli.options import add_json, add_store
-from apo_bench.errors import ApoBenchError
+from apo_bench.errors import ApoBenchError, last_line
+from apo_bench.say import say, show_json
 
 HELP = "check torch, CUDA, NVML, W&B, data and the store"
 
@@ -25,12 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Print one line a check; status 1 when something that is needed does not work."""
-    checks = examine(options.store)
+    checks = examine(options.store.absolute())  # before a plugin changes the folder
     if options.json:
-        print(json.dumps([{"name": c.name, "state": c.state, "message": c.message} for c in checks], indent=2))
+        show_json([{"name": c.name, "state": c.state, "message": c.message} for c in checks])
     else:
         for check in checks:
-            print(f"{check.state:8} {check.name:10} {check.message}")
+            say(f"{check.state:8} {check.name:10} {check.message}")
     return 1 if any(check.state == "broken" for check in checks) else 0
 
 
@@ -66,7 +66,7 @@ def examine(store: Path) -> list[Check]:
         try:
             found += probe()
         except Exception as error:  # noqa: BLE001 - a check that fails is a finding
-            found.append(Check(name, "broken", f"{type(error).__name__}: {error}"))
+            found.append(Check(name, "broken", last_line(error)))
     return found
 
 
@@ -127,16 +127,19 @@ def _wandb() -> Iterator[Check]:
 def _plugins() -> Iterator[Check]:
     from apo_bench.plugins.registry import optimizers, tasks
 
-    broken = False
-    for registry in (tasks(), optimizers()):
+    registered = {"tasks": tasks(), "optimizers": optimizers()}
+    lines = [line for registry in registered.values() for line in registry.refused]
+    for kind, registry in registered.items():
         for name in registry.names():
             try:
-                registry[name].load()
+                registry[name].task() if kind == "tasks" else registry[name].load()
             except ApoBenchError as error:
-                broken = True
-                yield Check("plugins", "broken", str(error))
-    if not broken:
-        yield Check("plugins", "ok", f"{len(tasks().names())} tasks, {len(optimizers().names())} optimizers")
+                lines.append(str(error))
+    for line in dict.fromkeys(lines):  # a list of entry points that cannot be read is none of either kind
+        yield Check("plugins", "broken", line)
+    if not lines:
+        counts = ", ".join(f"{len(registry.names())} {kind}" for kind, registry in registered.items())
+        yield Check("plugins", "ok", counts)
 
 
 def _data() -> Iterator[Check]:

@@ -1,11 +1,11 @@
 """``apo-bench export``: the store as a table, one row a run."""
 
 import argparse
-import sys
-from pathlib import Path
 
 from apo_bench.cli.options import add_store, warn_of_unreadable, write
-from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.cli.values import path_of
+from apo_bench.errors import UsageError, did_you_mean, shown
+from apo_bench.say import pour, say
 
 HELP = "one row a run, as CSV, JSON Lines or Parquet"
 _FORMATS = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet"}
@@ -14,7 +14,9 @@ _FORMATS = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet"}
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--format", metavar="FORMAT", help="csv, jsonl or parquet; by default as --output ends, or csv")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write to FILE instead of the standard output")
+    parser.add_argument(
+        "--output", type=path_of("--output"), metavar="FILE", help="write to FILE instead of the standard output"
+    )
     parser.add_argument("--suite", metavar="NAME", help="only runs made for this suite")
     add_store(parser)
 
@@ -37,17 +39,17 @@ def call(options: argparse.Namespace) -> int:
         records = [record for scale in scan.scales(options.suite) for record in scan.of(options.suite, scale)]
     data = encode_table(run_table(records, scan.probes), form)
     if options.output is None:
-        sys.stdout.write(data.decode())
+        pour(data.decode())
     else:
         write(options.output, data)
-        print(f"{options.output}: {len(records)} runs")
+        say(f"{options.output}: {len(records)} runs")
     return 0
 
 
 def _format(options: argparse.Namespace) -> str:
     if options.format is not None:
         if options.format not in _FORMATS:
-            raise UsageError(f"unknown format {options.format!r}{did_you_mean(options.format, _FORMATS)}")
+            raise UsageError(f"unknown format {shown(options.format)}{did_you_mean(options.format, _FORMATS)}")
         return str(options.format)
     if options.output is None:
         return "csv"

@@ -2,12 +2,13 @@
 
 import argparse
 import dataclasses
-import json
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from apo_bench.cli.options import add_json
-from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.errors import ApoBenchError, UsageError, did_you_mean, shown
+from apo_bench.say import say, show, show_json, warn
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,11 +39,13 @@ def call(options: argparse.Namespace) -> int:
     if options.what is not None and options.what not in kinds:
         return _print_one(options)
     tables = {kind: rows(options) for kind, rows in kinds.items() if options.what in {None, kind}}
+    broken = _warn(tables)
     if options.json:
-        print(json.dumps(tables, indent=2))
-        return 0
-    for kind, rows in tables.items():
-        print(f"{kind}:")
+        show_json(tables)
+        return 1 if broken else 0
+    for kind, listed in tables.items():
+        say(f"{kind}:")
+        rows = [row for row in listed if "broken" not in row]
         if options.long and kind == "tasks":
             _print_tasks(rows)
             continue
@@ -51,8 +54,20 @@ def call(options: argparse.Namespace) -> int:
             if options.long:
                 _print_row({key: value for key, value in row.items() if key != "from"})
             else:
-                print(f"  {row['name']:{width}}  {row.get('about') or row.get('from', '')}".rstrip())
-    return 0
+                say(f"  {row['name']:{width}}  {row.get('about') or row.get('from', '')}".rstrip())
+    return 1 if broken else 0
+
+
+def _warn(tables: Mapping[str, Sequence[_Row]]) -> bool:
+    """Name in a line of its own what is registered and cannot be used; whether there is any."""
+    from apo_bench.plugins.registry import optimizers, tasks
+
+    kinds = {"tasks": tasks, "optimizers": optimizers}
+    lines = [line for kind in tables if kind in kinds for line in kinds[kind]().refused]
+    lines += [row["broken"] for rows in tables.values() for row in rows if "broken" in row]
+    for line in dict.fromkeys(lines):
+        warn(line)
+    return bool(lines)
 
 
 def _print_one(options: argparse.Namespace) -> int:
@@ -70,13 +85,16 @@ def _print_one(options: argparse.Namespace) -> int:
     known = [*_KINDS, *SUITES]
     for registry in (tasks(), optimizers()):
         known += registry.names()
-        if options.what in registry.names():
+        if options.what in registry:
             entry = registry[options.what]
-            rows.append({"name": entry.name, "from": f"{entry.distribution} {entry.version}"} | _declared(entry))
+            rows.append(
+                {"name": entry.name, "from": f"{entry.distribution} {entry.version}"}
+                | entry.held(functools.partial(_declared, entry))
+            )
     if not rows:
-        raise UsageError(f"cannot list {options.what!r}{did_you_mean(options.what, known)}")
+        raise UsageError(f"cannot list {shown(options.what)}{did_you_mean(options.what, known)}")
     if options.json:
-        print(json.dumps(rows, indent=2))
+        show_json(rows)
         return 0
     for row in rows:
         _print_row(row, indent="")
@@ -86,10 +104,10 @@ def _print_one(options: argparse.Namespace) -> int:
 def _print_row(row: _Row, indent: str = "  ") -> None:
     from apo_bench.render.terminal import paragraph
 
-    print(paragraph(f"{row['name']}  {row.get('about', '')}".rstrip(), indent, hang="    "))
+    show(paragraph(f"{row['name']}  {row.get('about', '')}".rstrip(), indent, hang="    "))
     for key, value in row.items():
         if key not in {"name", "about"}:
-            print(paragraph(f"{key}: {value}", f"{indent}    ", hang="  "))
+            show(paragraph(f"{key}: {value}", f"{indent}    ", hang="  "))
 
 
 def _print_tasks(rows: Sequence[_Row]) -> None:
@@ -104,13 +122,13 @@ def _print_tasks(rows: Sequence[_Row]) -> None:
         table.append(
             [
                 row["name"],
-                quantity(int(row["parameters"].replace(",", ""))),
+                quantity(int(row["parameters"].removeprefix("at least ").partition(":")[0].replace(",", ""))),
                 quantity(int(examples)) if examples.isdigit() else MISSING,
                 metric,
             ]
         )
-    print(terminal_table(["task", "parameters", "train", "metric"], table, "<>><", wrapped=3))
-    print("`apo-bench list TASK` shows everything that a task declares")
+    show(terminal_table(["task", "parameters", "train", "metric"], table, "<>><", wrapped=3))
+    say("`apo-bench list TASK` shows everything that a task declares")
 
 
 def _suites(options: argparse.Namespace) -> list[_Row]:
@@ -121,7 +139,8 @@ def _suites(options: argparse.Namespace) -> list[_Row]:
 
 
 def _first_line(documented: object) -> str:
-    return (documented.__doc__ or "").partition("\n")[0]
+    text = documented.__doc__
+    return text.strip().partition("\n")[0] if isinstance(text, str) else ""
 
 
 def _tasks(options: argparse.Namespace) -> list[_Row]:
@@ -163,7 +182,10 @@ def _registered(entry: "Registered", options: argparse.Namespace) -> _Row:
     row = {"name": entry.name, "from": f"{entry.distribution} {entry.version}"}
     if not options.long:
         return row
-    return row | _declared(entry)
+    try:
+        return row | entry.held(lambda: _declared(entry))
+    except ApoBenchError as error:
+        return row | {"broken": str(error)}
 
 
 def _declared(entry: "Registered") -> dict[str, str]:

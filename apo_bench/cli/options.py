@@ -1,12 +1,12 @@
 """What several commands share: the store, its damage, and scalars on the command line."""
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.cli.values import FromEnvironment, path_of
+from apo_bench.errors import StoreError, UsageError, did_you_mean, shown
+from apo_bench.say import warn
 
 if TYPE_CHECKING:
     from apo_bench.records.spec import Device, Scale
@@ -21,9 +21,9 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     """Declare ``--store``."""
     parser.add_argument(
         "--store",
-        type=Path,
+        type=path_of("--store"),
         metavar="DIR",
-        default=Path(os.environ.get("APO_BENCH_STORE", _DEFAULT_STORE)),
+        default=FromEnvironment.read("APO_BENCH_STORE") or _DEFAULT_STORE,
         help=f"folder of the results (default: $APO_BENCH_STORE or {_DEFAULT_STORE})",
     )
 
@@ -96,26 +96,48 @@ def warn_of_unreadable(scan: "Scan") -> None:
     """Name every record that cannot be read in a line of its own; nothing is moved."""
     for found in scan.unreadable:
         if found.is_newer:
-            _say(_of_a_later_version(found))
+            warn(_of_a_later_version(found))
         else:
-            _say(f"damaged record: {found.path} ({found.reason}); `apo-bench run` sets it aside and makes it again")
+            warn(f"damaged record: {found.path} ({found.reason}); `apo-bench run` sets it aside and makes it again")
+    _warn_of_the_future(scan)
 
 
 def set_damaged_aside(store: "Store", scan: "Scan") -> None:
     """Move what is damaged out of the way of a command that runs, and name every record that cannot be read."""
     for found in store.set_aside(scan.damaged):
-        _say(f"damaged record set aside: {found.path} ({found.reason}); `apo-bench run` makes it again")
+        warn(f"damaged record set aside: {found.path} ({found.reason}); `apo-bench run` makes it again")
     for found in scan.unreadable:
         if found.is_newer:
-            _say(_of_a_later_version(found))
+            warn(_of_a_later_version(found))
+    _warn_of_the_future(scan)
+
+
+def _warn_of_the_future(scan: "Scan") -> None:
+    """Say in one line that records bear times that are not yet."""
+    if scan.ahead:
+        path, time = list(scan.ahead.items())[-1]
+        count = f"{len(scan.ahead)} records bear times" if len(scan.ahead) > 1 else "a record bears a time"
+        warn(
+            f"{count} in the future ({path}: {time[:16].replace('T', ' ')}): a clock was ahead, or this one is behind; "
+            "such a record ranks below every other of its run"
+        )
 
 
 def _of_a_later_version(found: "Unreadable") -> str:
     return f"{found.path} is of a later version ({found.reason}) and left out; upgrade apo-bench to read it"
 
 
-def _say(line: str) -> None:
-    print(f"apo-bench: {line}", file=sys.stderr)
+def refuse_vanished(store: Path, error: OSError) -> None:
+    """Name the likeliest reason of an error: the store was removed, or its disk taken away, during the command.
+
+    Raises:
+        StoreError: The store is gone.
+    """
+    if not (store / "runs").is_dir():
+        raise StoreError(
+            f"the store {store} has vanished while it was used ({error.strerror}); nothing was written elsewhere: put "
+            "it back, and give the same command again"
+        ) from error
 
 
 def write(path: Path, data: bytes, *, option: str = "--output") -> None:
@@ -143,11 +165,11 @@ def chosen_scale(options: argparse.Namespace, scan: "Scan") -> "Scale":
     from apo_bench.suites import SUITES
 
     if options.suite not in SUITES:
-        raise UsageError(f"unknown suite {options.suite!r}{did_you_mean(options.suite, SUITES)}")
+        raise UsageError(f"unknown suite {shown(options.suite)}{did_you_mean(options.suite, SUITES)}")
     held = scan.scales(options.suite)
     if not held:
         raise UsageError(f"no results of suite {options.suite!r} in {options.store}; run it first")
-    scale = parse_scale(options.scale) if options.scale else held[-1]
+    scale = held[-1] if options.scale is None else parse_scale(options.scale)
     if scale not in held:
         raise UsageError(
             f"no results of suite {options.suite!r} at scale {str(scale)!r} in {options.store}; "

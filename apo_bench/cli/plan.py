@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,12 +14,16 @@ from apo_bench.planning.plan import Plan, PlannedEntry, PlannedRun
 from apo_bench.records.spec import Device, RunSpec
 from apo_bench.records.suite import OptimizerEntry, TaskEntry
 from apo_bench.render.terminal import paragraph, terminal_table
+from apo_bench.say import flush, say, show, show_json
 from apo_bench.text import MISSING, duration, epochs, quantity
 
 _NOTE = (
     "Estimate: {tflops:g} TFLOP/s sustained is assumed (--gpu-tflops), not measured. Counted are the network's own "
     "forward and backward passes, 2 FLOPs a multiply-add; what an optimizer adds to them is not in it."
 )
+
+_SEEDS_SHOWN = 10
+"""One by one; more are shown as ranges."""
 
 
 def cost_table(cells: Sequence[CellCost], tflops: float) -> str:
@@ -133,7 +135,7 @@ def print_json(plan: Plan, options: argparse.Namespace) -> None:
         "assumed_gpu_tflops": options.gpu_tflops,
         "unavailable": list(plan.unavailable),
     }
-    print(json.dumps(printed, indent=2), flush=True)
+    show_json(printed)
 
 
 def _described(run: RunSpec, costs: Mapping[tuple[str, float], CellCost]) -> dict[str, Any]:
@@ -152,32 +154,34 @@ def _described(run: RunSpec, costs: Mapping[tuple[str, float], CellCost]) -> dic
 
 def print_costs(plan: Plan, options: argparse.Namespace) -> None:
     """Print what each cell costs."""
-    print(f"\n{cost_table(cell_costs(plan), options.gpu_tflops)}", flush=True)
+    show(f"\n{cost_table(cell_costs(plan), options.gpu_tflops)}", flush=True)
 
 
 def print_plan(plan: Plan, device: Device, options: argparse.Namespace, threads: Cores) -> None:
     """Print a row for what is run on each task, how much of it is left, and why finished runs are made again."""
     suite = plan.suite
-    print(
+    say(
         f"suite {suite.name}, scale {suite.scale}, on {device}, {options.workers} x {threads.count} threads "
-        f"({threads.source}), store {options.store}\n"
+        f"({threads.source}), store {options.store}"
     )
+    say()
     rows: list[list[str]] = []
     available = {entry.task for entry in suite.tasks}
     by_entry = iter(plan.by_entry)
     for entry in plan.asked.tasks:
         rows += _rows(entry, next(by_entry) if entry.task in available else None, plan, options)
-    print(terminal_table(["runs", "done", "expected", "task"], rows, ">>><", wrapped=3))
+    show(terminal_table(["runs", "done", "expected", "task"], rows, ">>><", wrapped=3))
     seconds = plan.expected_seconds
     time = f"about {duration(seconds / options.workers)} of training" if seconds is not None else "unknown time"
-    print(f"\n{plan.pending_count} of {plan.count} runs to be made: {time}")
+    say()
+    say(f"{plan.pending_count} of {plan.count} runs to be made: {time}")
     if plan.waiting:
-        print(f"{len(plan.pending_tuning)} of them are tuning runs, for which {len(plan.waiting)} others wait")
+        say(f"{len(plan.pending_tuning)} of them are tuning runs, for which {len(plan.waiting)} others wait")
     for one in plan.searches:
-        print(f"tuning {one.tuned.line}")
+        say(f"tuning {one.tuned.line}")
     for name, parts in _changes(plan).items():
-        print(f"running {name} again, because these changed: {', '.join(parts)}")
-    sys.stdout.flush()
+        say(f"running {name} again, because these changed: {', '.join(parts)}")
+    flush()
 
 
 def _rows(
@@ -196,7 +200,7 @@ def _rows(
             left = [one.expected_seconds for one in planned.tuning if one.reused is None]
             done = len(planned.tuning) - len(left)
             yield [str(len(planned.tuning)), str(done), _time(left, options), described]
-    seeds = f"seed{'' if len(entry.seeds) == 1 else 's'} {','.join(map(str, entry.seeds))}"
+    seeds = f"seed{'' if len(entry.seeds) == 1 else 's'} {_listed(entry.seeds)}"
     described = f"{what}, {seeds}\n  {' '.join(_competitors(competitors))}"
     if planned is None:
         yield [str(len(competitors) * len(formats) * len(entry.seeds)), MISSING, "data missing", described]
@@ -206,6 +210,21 @@ def _rows(
     count = len(planned.runs) + len(planned.waiting)
     left += [one.expected_seconds for one in planned.waiting]
     yield [str(count), str(done), _time(left, options), described]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    """Seeds as ``--seeds`` takes them; consecutive ones as a range where there are many."""
+    if len(seeds) <= _SEEDS_SHOWN:
+        return ",".join(map(str, seeds))
+    ranges: list[list[int]] = []
+    for seed in seeds:
+        if ranges and seed == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [seed]
+        else:
+            ranges.append([seed])
+    shown = ["-".join(map(str, ends)) for ends in ranges[:_SEEDS_SHOWN]]
+    more = len(ranges) - len(shown)
+    return ",".join(shown) + (f" and {more} more" if more else "")
 
 
 def _time(seconds: Sequence[float | None], options: argparse.Namespace) -> str:

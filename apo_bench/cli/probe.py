@@ -12,6 +12,7 @@ from apo_bench.cli.options import (
     default_scale,
     set_damaged_aside,
 )
+from apo_bench.cli.values import PROCESSES, ROUNDS, THREADS, add_number, fixed
 from apo_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ DESCRIPTION = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_selection(parser)
-    parser.add_argument("--processes", type=int, default=5, metavar="N", help="processes a cell (default 5)")
-    parser.add_argument("--rounds", type=int, default=10, metavar="N", help="rounds in each process (default 10)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: as of `run`)")
+    add_number(parser, "--processes", PROCESSES, default=5, help="processes a cell (default 5)")
+    add_number(parser, "--rounds", ROUNDS, default=10, help="rounds in each process (default 10)")
+    add_number(parser, "--threads", THREADS, help="CPU threads (default: as of `run`)")
     parser.add_argument("--again", action="store_true", help="re-measure what has been measured already")
     add_json(parser)
     add_store(parser)
@@ -44,11 +45,11 @@ def call(options: argparse.Namespace) -> int:
     from apo_bench.session.probe import ProbeSession, refuse_beside_runs
     from apo_bench.store.store import Store
 
-    _check_counts(options)
+    fixed(options.store, "--store")  # the processes of probes are told it as text
     options.epochs, options.seeds = (1.0 if options.tasks else None), None  # a step costs the same in any budget
     check_device(options)
     selection = Selection.of(options)
-    chosen = selection.at(parse_scale(options.scale)) if options.scale else None
+    chosen = None if options.scale is None else selection.at(parse_scale(options.scale))
     store = Store(options.store, create=True)
     scan = store.scan()
     set_damaged_aside(store, scan)
@@ -57,7 +58,8 @@ def call(options: argparse.Namespace) -> int:
     suite = chosen or selection.at(default_scale(device))
     with store.probing(device, patience=1.0) as mine:
         if not mine:
-            raise UsageError(f"another probe of {options.store} is measuring on {device}; wait for it")
+            who = store.probed_by(device)
+            raise UsageError(f"another probe of {options.store} is measuring on {device}; wait for it ({who})")
         refuse_beside_runs(store, device)
         return ProbeSession(_settings(options), store, scan, device, context).carry_out(suite)
 
@@ -76,10 +78,3 @@ def _settings(options: argparse.Namespace) -> "ProbeSettings":
         again=options.again,
         output_is_data=options.json,
     )
-
-
-def _check_counts(options: argparse.Namespace) -> None:
-    for name in ("processes", "rounds", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1 (got {value})")

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apo_bench.cli.options import add_store, chosen_scale, warn_of_unreadable, write
+from apo_bench.cli.values import path_of
 from apo_bench.errors import UsageError
+from apo_bench.say import note, say, show
 
 if TYPE_CHECKING:
     from apo_bench.records.run import RunRecord
@@ -25,10 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--suite", required=True, metavar="NAME", help="see `apo-bench list suites`")
     parser.add_argument("--scale", metavar="SCALE", help="smoke, local or paper; by default the largest there is")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the Markdown page to FILE instead")
+    parser.add_argument(
+        "--output", type=path_of("--output"), metavar="FILE", help="write the Markdown page to FILE instead"
+    )
     parser.add_argument(
         "--figures",
-        type=Path,
+        type=path_of("--figures"),
         metavar="FOLDER",
         help="also draw the curves and learning rates of every task into FOLDER, as PNG and SVG",
     )
@@ -47,13 +51,13 @@ def call(options: argparse.Namespace) -> int:
     records = scan.of(options.suite, scale)
     board = leaderboard(options.suite, scale, records, scan.probes)
     if options.output is None:
-        print(leaderboard_text(board) if sys.stdout.isatty() else leaderboard_markdown(board))
+        show(leaderboard_text(board) if sys.stdout.isatty() else leaderboard_markdown(board))
     else:
         write(options.output, leaderboard_markdown(board).encode())
-        print(options.output)
+        say(options.output)
     if options.figures is not None:
         for path in _draw(options, scale, records):
-            print(path, file=sys.stderr if options.output is None else sys.stdout)
+            (note if options.output is None else say)(path)
     return 0
 
 

@@ -1,7 +1,6 @@
 """``apo-bench run``: run a suite and keep its leaderboard up to date."""
 
 import argparse
-import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,13 @@ from apo_bench.cli.options import (
     check_device,
     chosen_device,
     default_scale,
+    refuse_vanished,
     set_damaged_aside,
     warn_of_unreadable,
 )
+from apo_bench.cli.values import CHECKPOINT_SECONDS, EPOCHS, TFLOPS, THREADS, WORKERS, add_number, fixed
 from apo_bench.errors import UsageError
+from apo_bench.say import warn
 
 if TYPE_CHECKING:
     from apo_bench.planning.plan import Plan
@@ -27,7 +29,8 @@ HELP = "run a suite; re-issue the command to continue where it stopped"
 DESCRIPTION = (
     "Run a suite and keep its leaderboard up to date. Where an optimizer has a grid, its values are tried first, on a "
     "seed of their own, and the best by validation is run. Finished runs are reused; Ctrl-C lets the runs in flight "
-    "finish, twice stops at once, and the same command continues."
+    "finish, twice saves them and stops, three times stops at once; SIGTERM saves them and stops. The same command "
+    "continues."
 )
 _CONSENT_SECONDS = 3600.0
 
@@ -35,18 +38,19 @@ _CONSENT_SECONDS = 3600.0
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_selection(parser)
-    parser.add_argument("--epochs", type=float, metavar="N", help="this budget on every task")
+    add_number(parser, "--epochs", EPOCHS, help="this budget on every task")
     parser.add_argument("--seeds", metavar="0,1,4-6", help="these seeds on every task")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default 1)")
-    parser.add_argument(
+    add_number(parser, "--workers", WORKERS, default=1, help="runs at a time (default 1)")
+    add_number(
+        parser,
         "--threads",
-        type=int,
-        metavar="N",
+        THREADS,
         help="CPU threads a run (default: $OMP_NUM_THREADS, or the cores of this process, shared among workers)",
     )
-    parser.add_argument(
+    add_number(
+        parser,
         "--checkpoint-every",
-        type=float,
+        CHECKPOINT_SECONDS,
         default=60.0,
         metavar="SECONDS",
         help="save runs in flight this often (default 60)",
@@ -55,11 +59,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan", action="store_true", help="print what would be run and what each cell costs, and stop"
     )
-    parser.add_argument(
+    add_number(
+        parser,
         "--gpu-tflops",
-        type=float,
+        TFLOPS,
         default=20.0,
-        metavar="N",
         help="sustained TFLOP/s assumed in the estimate of GPU hours (default 20)",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask before hours of work")
@@ -69,7 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Plan, run, publish."""
-    from apo_bench.cli.selection import Selection, parse_scale
+    from apo_bench.cli.selection import EVERYONE, Selection, parse_scale
     from apo_bench.execution.process import start_fork_server
     from apo_bench.measure.cores import threads_of_a_run
     from apo_bench.plugins.registry import optimizers, tasks
@@ -77,11 +81,14 @@ def call(options: argparse.Namespace) -> int:
     from apo_bench.store.scan import Scan
     from apo_bench.store.store import Store
 
-    _check_counts(options)
+    fixed(options.store, "--store")  # the processes of runs are told it as text
     check_device(options)
     threads = threads_of_a_run(options.threads, options.workers)
     selection = Selection.of(options)
-    chosen = selection.at(parse_scale(options.scale)) if options.scale else None
+    chosen = None if options.scale is None else selection.at(parse_scale(options.scale))
+    refused = optimizers().refused if options.optimizers == EVERYONE else ()
+    for line in refused:
+        warn(line)  # they were asked for, too
     # whatever is wrong so far was told before torch is imported
     store = None if options.plan else Store(options.store, create=True)
     held = store or (Store(options.store) if (options.store / "runs").is_dir() else None)
@@ -110,7 +117,7 @@ def call(options: argparse.Namespace) -> int:
         if options.plan or suite.scale is Scale.PAPER:
             print_costs(planned, options)
     for line in planned.unavailable:
-        print(f"apo-bench: {line}", file=sys.stderr)
+        warn(line)
     warn_of_ends(planned.searches)
     if store is None:
         return 0
@@ -125,7 +132,13 @@ def call(options: argparse.Namespace) -> int:
         output_is_data=options.json,
     )
     live = LiveLeaderboard(store, planned, scan.probes)
-    return RunSession(settings, store, live, lambda: look(store.scan(), after_tuning=True)).carry_out(planned)
+    session = RunSession(settings, store, live, lambda: look(store.scan(), after_tuning=True))
+    try:
+        status = session.carry_out(planned)
+    except OSError as error:
+        refuse_vanished(store.path, error)
+        raise
+    return status or (1 if refused else 0)
 
 
 def _refuse_beside_a_probe(store: "Store", device: "Device") -> None:
@@ -137,19 +150,9 @@ def _refuse_beside_a_probe(store: "Store", device: "Device") -> None:
     with store.probing(device, patience=1.0) as free:
         if not free:
             raise UsageError(
-                f"a probe of {store.path} is measuring on {device}, and runs would disturb it; wait until it is done"
+                f"a probe of {store.path} is measuring on {device}, and runs would disturb it; wait until it is done "
+                f"({store.probed_by(device)})"
             )
-
-
-def _check_counts(options: argparse.Namespace) -> None:
-    for name in ("workers", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1 (got {value})")
-    if not 0 < options.gpu_tflops < math.inf:
-        raise UsageError(f"--gpu-tflops must be a number above 0 (got {options.gpu_tflops:g})")
-    if not options.checkpoint_every >= 0:
-        raise UsageError(f"--checkpoint-every must be at least 0 seconds (got {options.checkpoint_every:g})")
 
 
 def _ask(plan: "Plan", options: argparse.Namespace) -> None:

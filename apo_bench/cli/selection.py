@@ -2,12 +2,15 @@
 
 import argparse
 import dataclasses
+import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
-from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.errors import UsageError, did_you_mean, shown
+from apo_bench.plugins.optimizer import unfit
 from apo_bench.plugins.registry import optimizers, tasks
 from apo_bench.records.spec import Precision, Scalar, Scale
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
@@ -18,8 +21,17 @@ T = TypeVar("T")
 EVERYONE = "all"
 """What stands for all registered optimizers."""
 
-_MOST_EPOCHS = 1e9
-"""Far beyond any run; the products of larger numbers no longer fit a float."""
+LARGEST_SEED = 2**63 - 1
+"""The largest integer that every reader of a record has."""
+MOST_SEEDS = 10_000
+MOST_RUNS = 100_000
+"""More than anybody plans in one command, and few enough to be planned in a minute."""
+_LONGEST_INTEGER = 100
+"""Digits: far more than any record holds, and few enough to be read at once."""
+
+_SEEDS = re.compile(r"([0-9]+)(?:-([0-9]+))?")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf(inity)?|nan", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,19 +63,16 @@ class Selection:
         Raises:
             UsageError: An unknown name or a malformed list.
         """
-        if options.epochs is not None:
-            if not options.epochs > 0:
-                raise UsageError(f"--epochs must be a number above 0 (got {options.epochs:g})")
-            if options.epochs > _MOST_EPOCHS:
-                raise UsageError(f"--epochs must be at most {_MOST_EPOCHS:g} (got {options.epochs:g})")
         formats = [str(precision) for precision in Precision]
         return cls(
             suite=known(options.suite, SUITES, "suite"),
-            tasks=tuple(known(name, tasks().names(), "task") for name in words(options.tasks or "")),
+            tasks=tuple(tasks()[name].name for name in _listed("tasks", options.tasks)),
             epochs=options.epochs,
-            seeds=parse_seeds(options.seeds) if options.seeds else (),
-            optimizers=_asked(options.optimizers) if options.optimizers else (),
-            precisions=tuple(Precision(known(name, formats, "precision")) for name in words(options.precisions or "")),
+            seeds=() if options.seeds is None else parse_seeds(options.seeds),
+            optimizers=_asked(options.optimizers),
+            precisions=tuple(
+                Precision(known(name, formats, "precision")) for name in _listed("precisions", options.precisions)
+            ),
             settings=_settings(options.set or []),
         )
 
@@ -78,6 +87,7 @@ class Selection:
         competing = {declared.optimizer for entry in entries for declared in entry.optimizers}
         for name in self.settings:
             known(name, competing, "optimizer in --set")
+        _refuse_too_many(chosen, entries)
         return msgspec.structs.replace(chosen, tasks=tuple(map(self._set, entries)))
 
     def _entries(self, chosen: Suite) -> list[TaskEntry]:
@@ -123,12 +133,41 @@ class Selection:
         )
 
 
-def _asked(text: str) -> tuple[str, ...]:
+def _listed(option: str, text: str | None) -> list[str]:
+    """The names that an option lists; none where it is not given.
+
+    Raises:
+        UsageError: It is given, and names nothing: an empty variable of a shell must not mean everything.
+    """
+    names = [] if text is None else words(text)
+    if text is not None and not names:
+        raise UsageError(f"--{option} must name at least one (got {shown(text)}); leave it out for the suite's own")
+    return names
+
+
+def _asked(text: str | None) -> tuple[str, ...]:
     """The optimizers that are asked for; all that are registered where the word for that is no name of one."""
-    names = optimizers().names()
-    if text == EVERYONE and EVERYONE not in names:
-        return names
-    return tuple(known(name, names, "optimizer") for name in words(text))
+    registered = optimizers()
+    if text == EVERYONE and EVERYONE not in registered.names():
+        return registered.names()
+    return tuple(registered[name].name for name in _listed("optimizers", text))
+
+
+def _refuse_too_many(chosen: Suite, entries: Sequence[TaskEntry]) -> None:
+    """Count the runs without making them.
+
+    Raises:
+        UsageError: There are more than a command plans.
+    """
+    count = 0
+    for entry in entries:
+        points = sum(math.prod(map(len, declared.grid.values())) for declared in entry.optimizers if declared.grid)
+        count += len(chosen.formats(entry)) * (len(entry.seeds) * len(entry.optimizers) + points)
+    if count > MOST_RUNS:
+        raise UsageError(
+            f"a command plans at most {MOST_RUNS:,} runs, and this would be {count:,}; give fewer --seeds, --tasks, "
+            "--optimizers or --precisions, in several commands"
+        )
 
 
 def _restricted(declared: Sequence[OptimizerEntry], asked: Sequence[str]) -> tuple[OptimizerEntry, ...]:
@@ -140,32 +179,39 @@ def _restricted(declared: Sequence[OptimizerEntry], asked: Sequence[str]) -> tup
 
 
 def _settings(texts: Sequence[str]) -> dict[str, dict[str, Scalar]]:
-    """Read ``optimizer.hyperparameter=value``."""
+    """Read ``optimizer.hyperparameter=value``; the name of an optimizer may have dots.
+
+    Raises:
+        UsageError: It is none, or a value that no record can hold.
+    """
     wanted: dict[str, dict[str, Scalar]] = {}
     for text in texts:
-        name, dot, assignment = text.partition(".")
-        field, equals, value = assignment.partition("=")
-        if not (dot and equals and field and value):
-            raise UsageError(f"invalid --set {text!r}; expected OPTIMIZER.FIELD=VALUE, for example sgdm.lr=0.1")
-        wanted.setdefault(name, {})[field] = parse_scalar(value)
+        target, equals, value = text.partition("=")
+        name, dot, field = target.rpartition(".")
+        if not (dot and equals and name and field and value):
+            raise UsageError(f"invalid --set {shown(text)}; expected OPTIMIZER.FIELD=VALUE, for example sgdm.lr=0.1")
+        read = parse_scalar(value)
+        if (fault := unfit(read)) is not None:
+            raise UsageError(
+                f"--set {shown(target, quote=False)} must be a value that a record can hold (got {fault[0]}, as "
+                f"{shown(value)}); {fault[1]}"
+            )
+        wanted.setdefault(name, {})[field] = read
     return wanted
 
 
 def parse_scalar(text: str) -> Scalar:
-    """Read a hyperparameter's value.
+    """Read a hyperparameter's value; an integer of more digits than any record holds is read as a float.
 
-    >>> [parse_scalar(text) for text in ("0.1", "10", "true", "none", "tril")]
-    [0.1, 10, True, None, 'tril']
+    >>> [parse_scalar(text) for text in ("0.1", "10", "true", "none", "tril", "1_0")]
+    [0.1, 10, True, None, 'tril', '1_0']
     """
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    if _INTEGER.fullmatch(text) and len(text) <= _LONGEST_INTEGER:
+        return int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text
 
 
 def words(text: str) -> list[str]:
@@ -184,7 +230,7 @@ def known(name: str, names: Collection[str], kind: str) -> str:
         UsageError: It is not; the message suggests one that is.
     """
     if name not in names:
-        raise UsageError(f"unknown {kind} {name!r}{did_you_mean(name, names)}")
+        raise UsageError(f"unknown {kind} {shown(name)}{did_you_mean(name, names)}")
     return name
 
 
@@ -195,15 +241,28 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     (0, 4, 5, 6)
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is none, or one of too many or too large seeds.
     """
-    seeds: list[int] = []
+    seeds: dict[int, None] = {}
+    count = 0
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise UsageError(f"--seeds {text!r} is not a list of seeds; write for example 0,1,2 or 0-4")
-        seeds += range(int(first), int(last if dash else first) + 1)
-    return tuple(dict.fromkeys(seeds))
+        match = _SEEDS.fullmatch(part.strip())
+        first, last = (_seed(match[1]), _seed(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise UsageError(f"--seeds {shown(text)} is not a list of seeds; write for example 0,1,2 or 0-4")
+        if last > LARGEST_SEED:
+            raise UsageError(f"--seeds must be at most {LARGEST_SEED} each (got {shown(text)}); choose smaller ones")
+        count += last - first + 1
+        if count > MOST_SEEDS:  # counted, not made
+            raise UsageError(f"--seeds must be at most {MOST_SEEDS:,} seeds (got {shown(text)}); give fewer")
+        seeds.update(dict.fromkeys(range(first, last + 1)))
+    return tuple(seeds)
+
+
+def _seed(digits: str) -> int:
+    """A number of any length; one that is too large for a seed is read as the first that is."""
+    significant = digits.lstrip("0") or "0"
+    return int(significant) if len(significant) <= len(str(LARGEST_SEED)) else LARGEST_SEED + 1
 
 
 def parse_scale(name: str) -> Scale:

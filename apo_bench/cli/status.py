@@ -1,11 +1,11 @@
 """``apo-bench status``: what a store holds and what is in flight."""
 
 import argparse
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from apo_bench.cli.options import add_json, add_store, warn_of_unreadable
+from apo_bench.say import say, show, show_json
 
 if TYPE_CHECKING:
     from apo_bench.store.scan import Scan
@@ -32,13 +32,16 @@ def call(options: argparse.Namespace) -> int:
     suites = _suites(scan)
     active = [_active(run) for run in store.active()]
     if options.json:
-        print(json.dumps({"suites": suites, "active": active}, indent=2))
+        show_json({"suites": suites, "active": active})
         return 0
     rows = [[str(cell) for cell in row.values()] for row in suites]
-    print(terminal_table(list(suites[0]), rows, "<<>>>>") if rows else f"{options.store} holds no finished run")
+    if rows:
+        show(terminal_table(list(suites[0]), rows, "<<>>>>"))
+    else:
+        say(f"{options.store} holds no finished run")
     for run in active:
         place = f"step {run['step']}" + (f" of {run['steps']}" if run["steps"] else "")
-        print(f"{'running' if run['running'] else 'waits to be continued'}: {run['run']}, {place}")
+        say(f"{'running' if run['running'] else 'waits to be continued'}: {run['run']}, {place}")
     return 0
 
 

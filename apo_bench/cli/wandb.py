@@ -5,7 +5,8 @@ import select
 import sys
 
 from apo_bench.cli.options import add_store
-from apo_bench.errors import UsageError
+from apo_bench.errors import ApoBenchError, UsageError
+from apo_bench.say import say
 
 HELP = "push runs to W&B, live or afterwards"
 DESCRIPTION = (
@@ -26,25 +27,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def call(options: argparse.Namespace) -> int:
-    """Push."""
-    from apo_bench.session.wandb import Pusher, destination
+    """Push; returns the exit status: 1 where W&B did not take something."""
+    from apo_bench.session.wandb import Pusher, RefusedError, destination
     from apo_bench.store.store import Store
 
     where = destination(options.project, options.mode)
     pusher = Pusher(Store(options.store), where, again=options.again)
+    completed = 0
     try:
-        completed = pusher.follow(_input_closed) if options.follow else pusher.push()
-        if completed:
-            pusher.push_leaderboards()
+        with pusher.alone(_input_closed if options.follow else lambda: False) as mine:
+            if mine:
+                completed = pusher.follow(_input_closed) if options.follow else pusher.push()
+                pusher.push_leaderboards()
+    except ApoBenchError:
+        raise
     except Exception as error:
         if options.debug:
             raise
         line = " ".join(str(error).split())[:300]
+        name = "" if isinstance(error, RefusedError) else f"{type(error).__name__}: "
         raise UsageError(
-            f"W&B failed ({type(error).__name__}: {line}); the store is whole, push again later or with --mode offline"
+            f"W&B failed ({name}{line}); the store is whole, push again later or with --mode offline"
         ) from error
-    print(f"{completed} runs pushed to {where.project} ({where.mode})")
-    return 0
+    if not mine:
+        say("left to the other process")
+        return 0
+    left = f"; {pusher.refused} refused, see above" if pusher.refused else ""
+    say(f"{completed} runs pushed to {where.project} ({where.mode}){left}")
+    return 1 if pusher.refused else 0
 
 
 def _input_closed() -> bool:

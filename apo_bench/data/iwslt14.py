@@ -35,7 +35,8 @@ from apo_bench.data.download import download
 from apo_bench.data.examples import Dataset, Examples, Splits
 from apo_bench.data.location import data_folder
 from apo_bench.errors import DataError
-from apo_bench.files import locked, write_durably
+from apo_bench.files import write_durably
+from apo_bench.locks import locked
 
 _NAME = "iwslt14-de-en"
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"

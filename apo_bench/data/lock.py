@@ -11,7 +11,8 @@ from pathlib import Path
 
 from apo_bench.data.location import data_folder
 from apo_bench.errors import DataError
-from apo_bench.files import NoLocksError, locked, write_durably
+from apo_bench.files import NoLocksError, write_durably
+from apo_bench.locks import locked
 
 LOCK = "checksums.lock"
 

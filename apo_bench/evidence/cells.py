@@ -1,6 +1,7 @@
 """The runs of a cell, and what they cost."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -9,8 +10,9 @@ from apo_bench.evidence.intervals import Interval, mean_interval
 from apo_bench.evidence.quantities import is_emulated
 from apo_bench.evidence.step_costs import Probes, StepCost
 from apo_bench.records.cell import Cell
+from apo_bench.records.facts import Cost
 from apo_bench.records.outcome import Diverged, Failed, Undefined
-from apo_bench.records.run import Cost, RunRecord
+from apo_bench.records.run import RunRecord
 from apo_bench.records.spec import RunSpec
 
 
@@ -77,7 +79,8 @@ class Runs:
             return None
         common = sorted(self.tests.keys() & other.tests.keys())
         differences = [self.tests[seed] - other.tests[seed] for seed in common]
-        return mean_interval(differences, comparisons=comparisons) if differences else None
+        are_numbers = all(map(math.isfinite, differences))  # one of two extremes may be larger than any
+        return mean_interval(differences, comparisons=comparisons) if differences and are_numbers else None
 
 
 def gathered(records: Iterable[RunRecord], planned: Sequence[RunSpec] | None = None) -> list[Runs]:

@@ -10,12 +10,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from statistics import fmean
 
 from apo_bench.evidence.intervals import CONFIDENCE, mean_interval
 from apo_bench.evidence.snapshot import FEWEST_PROCESSES
+from apo_bench.numbers import mean
 from apo_bench.records.cell import REFERENCE
-from apo_bench.records.run import Direction
+from apo_bench.records.facts import Direction
 from apo_bench.records.snapshot import CellSnapshot, SeedSnapshot, Snapshot
 
 FEWEST_SEEDS = 3
@@ -285,7 +285,7 @@ def _quality(old: CellSnapshot, own: CellSnapshot, judged: int, tolerance: float
         for one, other in ((old, own), (own, old))
     )
     quantity, pairs = Quantity.QUALITY, _common(old, own)
-    before, now = (fmean(values) if values else None for values in ([b for b, _ in pairs], [n for _, n in pairs]))
+    before, now = (mean(values) if values else None for values in ([b for b, _ in pairs], [n for _, n in pairs]))
     if lost:
         steps = ", ".join(f"seed {seed} at step {own.seeds[seed].diverged_step}" for seed in lost)
         return Finding(own.cell.title, quantity, Verdict.WORSE, before, now, f"diverged: {steps}")
@@ -307,7 +307,10 @@ def _difference(
     if len(pairs) < FEWEST_SEEDS:
         return Verdict.UNJUDGED, f"n = {len(pairs)}; a difference is judged from {FEWEST_SEEDS} seeds on"
     sign = -1.0 if direction is Direction.MAXIMIZE else 1.0
-    worsened = mean_interval([sign * (became - was) for was, became in pairs], comparisons=judged)
+    differences = [sign * (became - was) for was, became in pairs]
+    if not all(map(math.isfinite, differences)):
+        return Verdict.UNJUDGED, "a difference is larger than any number"
+    worsened = mean_interval(differences, comparisons=judged)
     change, half = f"{sign * worsened.mean:+.3g}", worsened.half_width
     if not half:
         return Verdict.UNJUDGED, f"{change} for each of {len(pairs)} seeds: equal differences show no spread"
@@ -342,7 +345,7 @@ def _why_no_step(old: CellSnapshot, own: CellSnapshot) -> str | None:
 
 
 def _step_cost(old: CellSnapshot, own: CellSnapshot, judged: int, tolerance: float) -> Finding:
-    before, now = (math.exp(fmean(one.step.logarithms)) if one.step else None for one in (old, own))
+    before, now = (math.exp(mean(one.step.logarithms)) if one.step else None for one in (old, own))
     reason = _why_no_step(old, own)
     if reason is not None or old.step is None or own.step is None:
         return Finding(own.cell.title, Quantity.STEP, Verdict.UNJUDGED, before, now, reason or "")

@@ -3,9 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
 
 from scipy import special  # not `stats`, which takes most of a second to import
+
+from apo_bench.numbers import deviation, mean
 
 CONFIDENCE = 0.95
 _ROUNDING = 1e-9
@@ -45,15 +46,15 @@ def mean_interval(values: Sequence[float], *, comparisons: int = 1) -> Interval:
     Interval(mean=1.0, half_width=None, n=1)
     """
     n = len(values)
-    mean = fmean(values)
+    centre = mean(values)
     if n == 1:
-        return Interval(mean, None, 1)
+        return Interval(centre, None, 1)
     quantile = float(special.stdtrit(n - 1, 1.0 - (1.0 - CONFIDENCE) / (2 * comparisons)))
-    return Interval(mean, quantile * standard_error(values), n)
+    return Interval(centre, quantile * standard_error(values), n)
 
 
 def standard_error(values: Sequence[float]) -> float:
     """Standard error of the mean of at least two values; 0 where they differ by rounding only."""
     if max(values) - min(values) <= _ROUNDING * max(map(abs, values)):
         return 0.0
-    return stdev(values) / math.sqrt(len(values))
+    return deviation(values) / math.sqrt(len(values))

@@ -18,10 +18,12 @@ from apo_bench.evidence.quantities import composed_seconds, periodic_share, step
 from apo_bench.evidence.reported import reported_value
 from apo_bench.evidence.step_costs import Probes, StepCost
 from apo_bench.evidence.tuning import Tuned, searches_of, tune
+from apo_bench.numbers import mean
 from apo_bench.records.cell import REFERENCE, Cell, Conditions, Workload
+from apo_bench.records.facts import Direction, TaskFacts
 from apo_bench.records.outcome import Diverged, Reached, message_of
 from apo_bench.records.probe import ProbeRecord
-from apo_bench.records.run import Direction, Role, RunRecord, TaskFacts
+from apo_bench.records.run import Role, RunRecord
 from apo_bench.records.spec import Device, Precision, RunSpec, Scale
 
 
@@ -337,7 +339,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 def _mean(values: Iterable[float | None]) -> float | None:
     """Mean of what is known."""
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return mean(known) if known else None
 
 
 def _largest(values: Iterable[int | None]) -> int | None:

@@ -1,8 +1,9 @@
 """What is read from a record: the one place where a number that tables and pages show is defined."""
 
 from apo_bench.evidence.step_costs import StepCost
+from apo_bench.records.facts import Cost, PrecisionBackend
 from apo_bench.records.outcome import Reached
-from apo_bench.records.run import Cost, PrecisionBackend, RunRecord
+from apo_bench.records.run import RunRecord
 
 PERIODIC_PHASES = ("curvature", "inverse", "meta")
 """Phases of the ledger that only some steps have."""
@@ -34,8 +35,10 @@ def state_by_purpose(cost: Cost) -> dict[str, int]:
     return {purpose: count for purpose, count in cost.bytes_by_purpose.items() if purpose not in MODEL_PURPOSES}
 
 
-def steps_to_target(record: RunRecord) -> tuple[int, float]:
+def steps_to_target(record: RunRecord) -> tuple[int, float | None]:
     """Steps, and seconds of the run's own clock, to the first point of the curve at the validation target.
+
+    The seconds are `None` where the curve has no point there.
 
     Raises:
         ValueError: The run did not reach it.
@@ -43,7 +46,7 @@ def steps_to_target(record: RunRecord) -> tuple[int, float]:
     if not isinstance(record.outcome, Reached):
         raise ValueError(f"{record.spec.title} did not reach its target")  # noqa: TRY004 - a matter of its outcome
     step = record.outcome.step
-    return step, next(point.seconds for point in record.curve if point.step == step)
+    return step, next((point.seconds for point in record.curve if point.step == step), None)
 
 
 def composed_seconds(steps: float, cost: StepCost) -> float:

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Sequence
 
 from apo_bench.evidence.quantities import is_emulated, state_by_purpose
 from apo_bench.evidence.step_costs import Probes
+from apo_bench.evidence.tuning import in_order
 from apo_bench.records.cell import Cell
+from apo_bench.records.facts import Direction
 from apo_bench.records.outcome import Diverged
 from apo_bench.records.probe import ProbeRecord
-from apo_bench.records.run import Direction, Role, RunRecord
+from apo_bench.records.run import Role, RunRecord
 from apo_bench.records.snapshot import SCHEMA, CellSnapshot, SeedSnapshot, Snapshot, StepRatio
 from apo_bench.records.spec import Scale
 
@@ -41,10 +43,14 @@ def snapshot_of(suite: str, scale: Scale, records: Iterable[RunRecord], probes: 
         scale=scale,
         apo_bench=", ".join(sorted({record.environment.apo_bench for record in kept if record.environment})),
         torch=tuple(sorted({record.environment.torch for record in kept if record.environment})),
-        cells=tuple(
-            sorted(cells, key=lambda one: (one.cell.title, sorted(one.optimizer.hyperparameters.items(), key=str)))
-        ),
+        cells=tuple(sorted(cells, key=_place)),
     )
+
+
+def _place(cell: CellSnapshot) -> tuple[str, list[tuple[str, tuple[bool, float, str]]]]:
+    """Where a cell stands: by title, then by its setting, whose values may be of several types."""
+    hyperparameters = sorted(cell.optimizer.hyperparameters.items())
+    return cell.cell.title, [(name, in_order(value)) for name, value in hyperparameters]
 
 
 def _cell(records: Sequence[RunRecord], probes: Probes) -> CellSnapshot:

@@ -74,8 +74,8 @@ class StepCost:
         cost = run.cost
         if cost is None or not cost.steps or cost.train_seconds <= 0:
             return False
-        own = 1000.0 * cost.train_seconds / cost.steps
-        return abs(math.log(own / self.milliseconds)) > math.log1p(DISAGREES)
+        own = math.log(1000.0 * cost.train_seconds) - math.log(cost.steps)
+        return abs(own - math.log(self.milliseconds)) > math.log1p(DISAGREES)
 
 
 def step_costs(record: ProbeRecord) -> list[tuple[Probed, StepCost]]:

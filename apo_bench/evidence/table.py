@@ -9,9 +9,10 @@ import pandas as pd
 from apo_bench.evidence.leaderboard import Leaderboard
 from apo_bench.evidence.quantities import MODEL_PURPOSES, PHASES, composed_seconds, phase_share, steps_to_target
 from apo_bench.evidence.step_costs import Probes
+from apo_bench.records.facts import Cost
 from apo_bench.records.outcome import Reached, message_of
 from apo_bench.records.probe import ProbeRecord
-from apo_bench.records.run import Cost, RunRecord
+from apo_bench.records.run import RunRecord
 
 _SIZES = (
     "peak_memory_bytes",

@@ -8,11 +8,12 @@ format, and a rate that only fp32 bears would be held against the optimizer. The
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
 
+from apo_bench.numbers import mean
 from apo_bench.records.cell import Cell, Contender, Workload
+from apo_bench.records.facts import Direction
 from apo_bench.records.outcome import Diverged
-from apo_bench.records.run import Direction, RunRecord
+from apo_bench.records.run import RunRecord
 from apo_bench.records.schedules import Constant
 from apo_bench.records.spec import Precision, RunSpec, Scalar
 
@@ -34,7 +35,7 @@ class GridSearch:
         names = cls(distinct).grid
 
         def order(point: RunSpec) -> list[tuple[bool, float, str]]:
-            return [_order(point.optimizer.hyperparameters[name]) for name in names]
+            return [in_order(point.optimizer.hyperparameters[name]) for name in names]
 
         return cls(tuple(sorted(distinct, key=order)))
 
@@ -50,7 +51,7 @@ class GridSearch:
             name: tuple(dict.fromkeys(point.optimizer.hyperparameters[name] for point in self.points))
             for name in self.points[0].optimizer.hyperparameters
         }
-        return {name: tuple(sorted(tried, key=_order)) for name, tried in values.items() if len(tried) > 1}
+        return {name: tuple(sorted(tried, key=in_order)) for name, tried in values.items() if len(tried) > 1}
 
     @property
     def title(self) -> str:
@@ -162,17 +163,17 @@ def last_validation(record: RunRecord) -> float | None:
     per_epoch = record.task.steps_per_epoch
     begin = record.spec.budget.steps(per_epoch) - per_epoch
     values = [point.validation for point in record.curve if point.step > begin]
-    return fmean(values) if values else None
+    return mean(values) if values else None
 
 
 def searches_of(records: Iterable[RunRecord]) -> tuple[GridSearch, ...]:
     """The grid searches that tuning runs belong to, as far as the runs say: they differ in settings only."""
-    groups: dict[Contender, list[RunSpec]] = defaultdict(list)
+    groups: dict[tuple[Contender, tuple[str, ...]], list[RunSpec]] = defaultdict(list)
     for record in records:
         run = record.spec
-        if run.optimizer.schedule == Constant():
-            groups[Cell.of(run).contender].append(run)
-    found = (GridSearch.of(groups[contender]) for contender in sorted(groups, key=_place))
+        if run.optimizer.schedule == Constant():  # another version may have had other hyperparameters
+            groups[Cell.of(run).contender, tuple(sorted(run.optimizer.hyperparameters))].append(run)
+    found = (GridSearch.of(groups[key]) for key in sorted(groups, key=lambda key: (_place(key[0]), key[1])))
     return tuple(search for search in found if search.grid)
 
 
@@ -186,8 +187,8 @@ def _is_number(value: Scalar) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _order(value: Scalar) -> tuple[bool, float, str]:
-    """Numbers by size, then everything else by its text."""
+def in_order(value: Scalar) -> tuple[bool, float, str]:
+    """A key by which settings are sorted: numbers by size, then everything else by its text."""
     if isinstance(value, int | float):
         return False, float(value), ""
     return True, 0.0, str(value)

@@ -31,13 +31,24 @@ class Job(Frozen, frozen=True):
 
 
 class Begun(Frozen, frozen=True, tag=True):
-    """The worker holds the claim and writes its events to ``folder``."""
+    """The worker holds the claim and writes its events to ``folder``, whose owner is known by ``token``."""
 
     folder: str
+    token: str
 
 
 class Busy(Frozen, frozen=True, tag=True):
     """Another process holds the claim."""
+
+
+class Refused(Frozen, frozen=True, tag=True):
+    """The store did not take the run; ``message`` says why."""
+
+    message: str
+
+
+class Left(Frozen, frozen=True, tag=True):
+    """The worker was asked to end, and left a checkpoint from which the run is continued."""
 
 
 class Finished(Frozen, frozen=True, tag=True):
@@ -46,4 +57,4 @@ class Finished(Frozen, frozen=True, tag=True):
     outcome: Outcome
 
 
-Report = Begun | Busy | Finished
+Report = Begun | Busy | Refused | Left | Finished

@@ -11,9 +11,12 @@ from pathlib import Path
 import msgspec
 
 from apo_bench.errors import ApoBenchError, last_line
+from apo_bench.execution.output import shorten
+from apo_bench.records.facts import Environment
 from apo_bench.records.probe import ProbeSpec, Sample
-from apo_bench.records.run import Environment
 from apo_bench.records.spec import Frozen
+
+_POLL_SECONDS = 0.5
 
 
 class ProbeFailedError(ApoBenchError):
@@ -77,6 +80,9 @@ def _in_a_process(spec: ProbeSpec, number: int, context: ForkServerContext, outp
     process.start()
     theirs.close()
     try:
+        while not mine.poll(_POLL_SECONDS):  # for as long as it lives
+            with contextlib.suppress(OSError):
+                shorten(output)
         with contextlib.suppress(EOFError):  # it died
             answer = msgspec.json.decode(mine.recv_bytes(), type=_Measured | _Failed)
             if isinstance(answer, _Measured):
@@ -96,13 +102,15 @@ def _work(encoded: bytes, number: int, output: str, answers: Connection) -> None
     """Measure and answer; the target of a probe's process."""
     import torch
 
-    from apo_bench.execution.process import die_with_parent, open_device, redirect_output
+    from apo_bench.execution.lifeline import die_with_command
+    from apo_bench.execution.process import open_device, redirect_output
     from apo_bench.measure.environment import environment
     from apo_bench.plugins import registry
     from apo_bench.training.probe import measure
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    die_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which its server ignores
+    die_with_command()
     redirect_output(Path(output))
     spec = msgspec.json.decode(encoded, type=ProbeSpec)
     answer: _Measured | _Failed

@@ -1,4 +1,4 @@
-"""Processes of runs and probes: the server that they are forked from, their device, their output and their end."""
+"""Processes of runs and probes: the server that they are forked from, their device and their output."""
 
 import contextlib
 import faulthandler
@@ -6,11 +6,11 @@ import io
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Iterator
-from multiprocessing import parent_process
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +29,38 @@ def start_fork_server() -> ForkServerContext:
         UsageError: There is no folder for its socket.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["apo_bench.execution.worker"])
+    context.set_forkserver_preload(["apo_bench.execution.server", "apo_bench.execution.worker"])
     with _folder_for_a_socket():
         multiprocessing.forkserver.ensure_running()
     return context
+
+
+def server_pid() -> int | None:
+    """The server's process, as it was when a process was last forked from it."""
+    pid: int | None = getattr(multiprocessing.forkserver, "_forkserver")._forkserver_pid  # noqa: B009, SLF001
+    return pid
+
+
+def is_gone(server: int | None, patience: float = 1.0) -> bool:
+    """Whether a server has ended, or another has taken its place; leaves it to multiprocessing to clear it away."""
+    end = time.monotonic() + patience
+    while server is not None and server == server_pid():
+        try:
+            if os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return True
+        except ChildProcessError:
+            return True
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def kill_server() -> None:
+    """End the server, and with it all that was forked from it; the next run starts another."""
+    pid = server_pid()
+    if pid is not None and not is_gone(pid, 0.0):
+        os.kill(pid, signal.SIGKILL)
 
 
 _LONGEST_FOLDER = 70
@@ -84,7 +112,8 @@ def open_device(kind: Device, slot: int) -> "torch.device":
 
 def redirect_output(path: Path) -> None:
     """Send what this process prints, C code and crash dumps included, to a file of its own."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
@@ -92,16 +121,3 @@ def redirect_output(path: Path) -> None:
         if isinstance(stream, io.TextIOWrapper):  # the file is ours: what a plugin prints fits whatever the locale says
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     faulthandler.enable()
-
-
-def die_with_parent() -> None:
-    """End this process when the command that asked for it is gone, even by SIGKILL."""
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="watch-parent").start()

@@ -19,8 +19,8 @@ class Watcher:
     def finished(self, run: RunSpec, outcome: Outcome) -> None:
         """A run's record is in the store."""
 
-    def elsewhere(self, runs: int) -> None:
-        """Only runs are left that another process is running; waiting for them."""
+    def elsewhere(self, runs: int, who: str, waited: float) -> None:
+        """Only runs are left that another process is running; waiting for it, for some seconds so far."""
 
     def warn(self, message: str) -> None:
         """Something went wrong that does not stop the runs."""
@@ -50,10 +50,10 @@ class Watchers(Watcher):
         for watcher in self._watchers:
             watcher.finished(run, outcome)
 
-    def elsewhere(self, runs: int) -> None:
+    def elsewhere(self, runs: int, who: str, waited: float) -> None:
         """Tell all watchers."""
         for watcher in self._watchers:
-            watcher.elsewhere(runs)
+            watcher.elsewhere(runs, who, waited)
 
     def warn(self, message: str) -> None:
         """Tell all watchers."""

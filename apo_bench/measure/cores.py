@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from apo_bench.errors import UsageError
+from apo_bench.errors import UsageError, shown
 
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Those that torch itself reads, in its order."""
+MOST_THREADS = 1024
+"""More than any machine has for one run, and few enough to be started."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +51,12 @@ def threads_of_a_run(
         value = variables.get(name, "").strip()
         if value:
             first = value.partition(",")[0].strip()  # of nested regions; torch has one
-            if not re.fullmatch("[0-9]+", first) or int(first) < 1:
-                raise UsageError(f"{name} must be a whole number of at least 1 (got {value!r}); correct or unset it")
+            if not re.fullmatch("[0-9]+", first) or not first.strip("0"):
+                raise UsageError(
+                    f"{name} must be a whole number of at least 1 (got {shown(value)}); correct or unset it"
+                )
+            if len(first) > len(str(MOST_THREADS)) or int(first) > MOST_THREADS:
+                raise UsageError(f"{name} must be at most {MOST_THREADS} (got {shown(value)}); correct or unset it")
             return Cores(int(first), name)
     cores = usable_cores(root)
     return Cores(max(1, cores.count // workers), cores.source)

@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from apo_bench.measure.nvml import open_card
-from apo_bench.records.run import Environment
+from apo_bench.records.facts import Environment
 from apo_bench.records.spec import Device
 
 _SWITCHES = (

@@ -2,14 +2,19 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from apo_bench.errors import ApoBenchError
 from apo_bench.planning.grid import tuning_points
 from apo_bench.planning.plan import Plan
+from apo_bench.plugins.guard import PluginRaisedError, guarded
 from apo_bench.records.spec import Budget, Precision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from apo_bench.data.examples import Batch
@@ -135,24 +140,26 @@ def passes_cost(task: "Task") -> PassesCost:
 
     if task.dataset.blank is None:
         return PassesCost(None, f"dataset {task.dataset.name} does not say how its batches look (`Dataset.blank`)")
-    error: Exception | None = None
+    error = ""
     for numbers in (FakeTensorMode(allow_non_fake_inputs=True), contextlib.nullcontext()):
         try:
-            with numbers:
-                return _count(task.model(), task.dataset.blank(task.batch_size))
-        except Exception as raised:  # noqa: BLE001 - without numbers anything that looks at one fails
-            error = raised
-    line = next(iter(str(error).splitlines()), "")
-    return PassesCost(None, f"the network takes no blank batch ({type(error).__name__}: {line})")
+            return guarded(functools.partial(_count, task, task.dataset.blank, numbers))
+        except (ApoBenchError, PluginRaisedError) as raised:  # without numbers anything that looks at one fails
+            error = str(raised)
+    return PassesCost(None, f"the network takes no blank batch ({error})")
 
 
-def _count(model: "nn.Module", batch: "Batch") -> PassesCost:
+def _count(
+    task: "Task", blank: "Callable[[int], Batch]", numbers: contextlib.AbstractContextManager[object]
+) -> PassesCost:
     """Count both passes; the sum of the outputs stands for the loss, whose gradient has the same shape."""
     import torch
 
     from apo_bench.measure.counter import FlopCounter
     from apo_bench.measure.flops import nothing_compiled
 
-    with torch.enable_grad(), nothing_compiled(), FlopCounter() as counter:
-        model.train()(*batch.inputs).sum().backward()
+    with numbers:
+        model, batch = task.model(), blank(task.batch_size)
+        with torch.enable_grad(), nothing_compiled(), FlopCounter() as counter:
+            model.train()(*batch.inputs).sum().backward()
     return PassesCost(counter.flops, counter.reason)

@@ -13,7 +13,7 @@ from apo_bench.evidence.tuning import GridSearch, Tuned, tune
 from apo_bench.planning.expected import Speeds, total
 from apo_bench.planning.grid import Waiting, unroll
 from apo_bench.planning.reuse import Reuse, Sources
-from apo_bench.plugins.registry import Registry
+from apo_bench.plugins.registry import BrokenPluginError, Registry
 from apo_bench.records.run import Fingerprint, Role, RunRecord
 from apo_bench.records.spec import Device, RunSpec
 from apo_bench.records.suite import Suite
@@ -91,10 +91,11 @@ class Plan:
     Attributes:
         suite: The suite, without the tasks whose data cannot be had.
         runs: Its reported runs whose setting is known.
-        unavailable: What is wrong, one line for each dataset that cannot be had.
+        unavailable: What is wrong, one line for each dataset that cannot be had, and for each broken plugin.
         by_entry: The runs of each task of the suite, by its place.
-        asked: The suite with all its tasks, those whose data cannot be had included.
+        asked: The suite with all its tasks, those without data included, without plugins that cannot be used.
         tasks: The loaded tasks of ``asked``, by name.
+        broken: Those lines of ``unavailable`` that are of plugins; ``asked`` is without what needs them.
         searches: The grid searches, each once.
         waiting: Reported runs to be made once their setting is chosen.
         dropped: Reported runs that cannot be made, because no point of their grid came to a validation metric.
@@ -106,6 +107,7 @@ class Plan:
     by_entry: tuple[PlannedEntry, ...]
     asked: Suite
     tasks: Mapping[str, Any]
+    broken: tuple[str, ...] = ()
     searches: tuple[PlannedSearch, ...] = ()
     waiting: tuple[WaitingRun, ...] = ()
     dropped: tuple[WaitingRun, ...] = ()
@@ -163,7 +165,7 @@ def plan(
     compile: bool = False,  # noqa: A002 - torch's name
     after_tuning: bool = False,
 ) -> Plan:
-    """Unroll a suite against a store. Imports the plugins that the suite names.
+    """Unroll a suite against a store. Imports the plugins that the suite names; the runs of a broken one are left out.
 
     Args:
         suite: What to run.
@@ -176,9 +178,10 @@ def plan(
             choice is among the others. Otherwise the choice waits for it.
 
     Raises:
-        UsageError: Unknown or broken task or optimizer, or unknown hyperparameter.
+        UsageError: Unknown task or optimizer, or unknown hyperparameter, or all plugins are broken.
     """
     sources = Sources(tasks, optimizers)
+    suite, broken = _usable(suite, sources, optimizers)
     loaded = {entry.task: sources.task(entry.task) for entry in suite.tasks}
     competitors = {entry.optimizer: optimizers[entry.optimizer].load() for entry in suite.all_competitors()}
     available = tuple(entry for entry in suite.tasks if sources.has_data(entry.task))
@@ -193,7 +196,8 @@ def plan(
     return Plan(
         suite=own,
         runs=_distinct(one for one in placed.values() if isinstance(one, PlannedRun)),
-        unavailable=tuple(dict.fromkeys(sources.missing.values())),
+        unavailable=(*broken, *dict.fromkeys(sources.missing.values())),
+        broken=broken,
         by_entry=by_entry,
         asked=suite,
         tasks=loaded,
@@ -201,6 +205,35 @@ def plan(
         waiting=tuple(one for one in waits if not found[one.run.search.key].tuned.is_final),
         dropped=tuple(one for one in waits if found[one.run.search.key].tuned.is_final),
     )
+
+
+def _usable(suite: Suite, sources: Sources, optimizers: Registry) -> tuple[Suite, tuple[str, ...]]:
+    """A suite without what needs a broken plugin, and one line for each of these.
+
+    Raises:
+        BrokenPluginError: Nothing is left of it.
+    """
+    broken: dict[tuple[str, str], BrokenPluginError] = {}
+    for entry in suite.tasks:
+        try:
+            sources.task(entry.task)
+        except BrokenPluginError as error:
+            broken["task", entry.task] = error
+    for name in dict.fromkeys(declared.optimizer for declared in suite.all_competitors()):
+        try:
+            optimizers[name].load()
+        except BrokenPluginError as error:
+            broken["optimizer", name] = error
+    if not broken:
+        return suite, ()
+    entries = []
+    for entry in suite.tasks:
+        left = tuple(one for one in suite.competitors(entry) if ("optimizer", one.optimizer) not in broken)
+        if left and ("task", entry.task) not in broken:
+            entries.append(msgspec.structs.replace(entry, optimizers=left))
+    if not entries:
+        raise next(iter(broken.values()))
+    return msgspec.structs.replace(suite, tasks=tuple(entries)), tuple(dict.fromkeys(map(str, broken.values())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,9 +269,8 @@ class _Planner:
         tried = tuple(self.run(point, Role.TUNING) for point in search.points)
         records = {one.run.run_id: one.reused for one in tried if one.reused is not None}
         if self.after_tuning:
-            newest = self.scan.newest()
-            failures = {key: newest[key] for key in search.key if key in newest and not newest[key].is_result}
-            records = failures | records
+            attempts = (self.scan.attempt(one.run.run_id, one.fingerprint) for one in tried)
+            records |= {made.run_id: made for made in attempts if made is not None and not made.is_result}
         return PlannedSearch(search, tried, tune(search, records, final=self.after_tuning))
 
     def placed(

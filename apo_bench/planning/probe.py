@@ -11,8 +11,9 @@ from apo_bench.evidence.step_costs import flagged
 from apo_bench.planning.plan import plan
 from apo_bench.plugins.registry import optimizers, tasks
 from apo_bench.records.cell import REFERENCE, Cell, Conditions
+from apo_bench.records.facts import PrecisionBackend
 from apo_bench.records.probe import ProbeRecord, ProbeSpec
-from apo_bench.records.run import Fingerprint, PrecisionBackend
+from apo_bench.records.run import Fingerprint
 from apo_bench.records.spec import Device, OptimizerSpec, Precision
 from apo_bench.records.suite import OptimizerEntry, Suite
 from apo_bench.store.scan import Scan
@@ -40,18 +41,18 @@ def planned_probes(
     processes: int,
     rounds: int,
     compile: bool = False,  # noqa: A002 - torch's name
-) -> tuple[list[PlannedProbe], tuple[str, ...]]:
+) -> tuple[list[PlannedProbe], tuple[str, ...], tuple[str, ...]]:
     """The probes of a suite: one for each task and precision, with every setting of its competitors once.
 
     The reference is in each, as the suite declares it first, or with its defaults.
 
     Returns:
-        Cells in the suite's order, and one line for each that is left out, because its data cannot be had, the device
-        has no such precision, or 16 bit is emulated there, so that its costs would say nothing; and for each setting
-        that a grid search has not chosen yet.
+        Cells in the suite's order; one line for each plugin and each dataset that cannot be used; and one for each
+        cell that is left out, because the device has no such precision, or 16 bit is emulated there, so that its costs
+        would say nothing, and for each setting that a grid search has not chosen yet.
 
     Raises:
-        UsageError: Unknown or broken task or optimizer, or unknown hyperparameter.
+        UsageError: Unknown task, optimizer or hyperparameter, or nothing that can be used.
     """
     planned = plan(_with_reference(suite), device, tasks(), optimizers(), scan, compile=compile)
     found: dict[Conditions, dict[OptimizerSpec, Fingerprint]] = defaultdict(dict)
@@ -59,7 +60,7 @@ def planned_probes(
     for planned_run in (*planned.runs, *unchosen):
         step = Cell.of(planned_run.run).step
         found[step.conditions].setdefault(step.optimizer, planned_run.fingerprint)
-    remarks = dict.fromkeys(planned.unavailable)
+    remarks: dict[str, None] = {}
     for stand_in in unchosen:
         name, task = stand_in.run.optimizer.name, stand_in.run.task
         remarks[
@@ -84,7 +85,7 @@ def planned_probes(
         )
         own = {optimizer.name: fingerprints[optimizer] for optimizer in competitors}
         wanted.append(PlannedProbe(spec, own))
-    return wanted, tuple(remarks)
+    return wanted, planned.unavailable, tuple(remarks)
 
 
 def standing(planned: PlannedProbe, probes: Iterable[ProbeRecord]) -> ProbeRecord | None:

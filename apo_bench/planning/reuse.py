@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from apo_bench.errors import DataError
 from apo_bench.planning.fingerprint import fingerprint
-from apo_bench.plugins.registry import Registry
+from apo_bench.plugins.datasets import digest_of
+from apo_bench.plugins.registry import BrokenPluginError, Registry
 from apo_bench.records.run import Fingerprint, RunRecord
 from apo_bench.records.spec import RunSpec
 from apo_bench.store.scan import Scan
@@ -23,7 +24,7 @@ class Sources:
         optimizers: Registered optimizers.
 
     Attributes:
-        missing: What is wrong with the data of a task, by its name, as far as tasks have been asked for.
+        missing: What is wrong with a task or its data, by its name, as far as tasks have been asked for.
     """
 
     def __init__(self, tasks: Registry, optimizers: Registry) -> None:
@@ -37,7 +38,8 @@ class Sources:
         """A task, imported once.
 
         Raises:
-            UsageError: Unknown, or its plugin fails to import.
+            UsageError: Unknown.
+            BrokenPluginError: Its plugin fails to import.
         """
         if name not in self._loaded:
             self._loaded[name] = self.tasks[name].task()
@@ -47,17 +49,13 @@ class Sources:
         """Whether the data of a task can be had; `missing` says what is wrong where they cannot."""
         if task not in self._digests and task not in self.missing:
             try:
-                self._digests[task] = self.task(task).dataset.digest()
-            except DataError as error:
+                self._digests[task] = digest_of(self.task(task).dataset)
+            except (DataError, BrokenPluginError) as error:
                 self.missing[task] = str(error)
         return task in self._digests
 
     def fingerprint(self, run: RunSpec) -> Fingerprint | None:
-        """What a run would depend on now; `None` where its task, its optimizer or its data are not here.
-
-        Raises:
-            UsageError: The task's plugin fails to import.
-        """
+        """What a run would depend on now; `None` where its task, its optimizer or its data cannot be had here."""
         name = run.optimizer.name
         if run.task not in self.tasks.names() or name not in self.optimizers.names() or not self.has_data(run.task):
             return None

@@ -2,11 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from apo_bench.errors import DataError, UsageError
+from apo_bench.errors import DataError, UsageError, kind_of
+from apo_bench.plugins.guard import PluginRaisedError, guarded
 from apo_bench.plugins.registry import tasks
 
 if TYPE_CHECKING:
     from apo_bench.data.examples import Dataset
+
+_LONGEST_DIGEST = 1000
+"""Characters: it stands in every record."""
 
 
 def datasets() -> "dict[str, Dataset]":
@@ -22,10 +26,29 @@ def datasets() -> "dict[str, Dataset]":
     return dict(sorted(found.items()))
 
 
+def digest_of(dataset: "Dataset") -> str:
+    """The digest of a dataset.
+
+    Raises:
+        DataError: It cannot be had; whatever a plugin raises is that.
+    """
+    try:
+        digest = guarded(dataset.digest)
+    except PluginRaisedError as error:
+        raise DataError(f"dataset {dataset.name!r} has no digest ({error}); fix its plugin") from error
+    if type(digest) is not str or len(digest) > _LONGEST_DIGEST or not digest.isprintable():
+        got = f"a text of {len(digest)} characters" if type(digest) is str else f"a {kind_of(digest)}"
+        raise DataError(
+            f"dataset {dataset.name!r} has {got} as its digest; return a text of at most {_LONGEST_DIGEST} characters "
+            "that can be printed"
+        )
+    return digest
+
+
 def what_is_wrong(dataset: "Dataset") -> str | None:
     """Why a dataset cannot be used, and how to fix it; `None` when it is here and whole."""
     try:
-        dataset.digest()
+        digest_of(dataset)
     except DataError as error:
         return str(error)
     return None

@@ -8,7 +8,7 @@ from apo_bench.data.examples import Batch, Examples
 from apo_bench.problem.objectives import Objective, wide
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.shapes import METRICS, alike, check_numbers, counted_of, ignored_of, labels_of, tokens_of
-from apo_bench.records.run import Direction
+from apo_bench.records.facts import Direction
 
 
 @runtime_checkable

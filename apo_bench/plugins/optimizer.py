@@ -2,10 +2,11 @@
 
 import dataclasses
 import enum
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from apo_bench.errors import UsageError, did_you_mean
+from apo_bench.errors import UsageError, did_you_mean, kind_of, last_line, shown
 from apo_bench.records.spec import Precision, Scalar
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def resolve_hyperparameters(
     fields = {field.name: field for field in dataclasses.fields(hyperparameters)}
     for name in overrides:
         if name not in fields:
-            raise UsageError(f"optimizer {optimizer!r} has no hyperparameter {name!r}{did_you_mean(name, fields)}")
+            raise UsageError(f"optimizer {optimizer!r} has no hyperparameter {shown(name)}{did_you_mean(name, fields)}")
     resolved: dict[str, Scalar] = {}
     for name, field in fields.items():
         if field.default is dataclasses.MISSING:
@@ -41,25 +42,58 @@ def resolve_hyperparameters(
                 f"optimizer {optimizer!r}: hyperparameter {name!r} has no default{factory}; declare {_KINDS}"
             )
         default = _scalar(field.default)
-        if not isinstance(default, Scalar):
+        if type(default) not in _SCALARS:
             raise UsageError(
-                f"optimizer {optimizer!r}: hyperparameter {name!r} has the default {default!r}, of type "
-                f"{type(default).__name__}; it must be {_KINDS}: declare a field for each part, for example {name}_1"
+                f"optimizer {optimizer!r}: hyperparameter {name!r} has the default {_said(default)}, of type "
+                f"{kind_of(default)}; it must be {_KINDS}: declare a field for each part, for example {name}_1"
             )
-        resolved[name] = _as_type_of(default, _scalar(overrides.get(name, default)), f"{optimizer}.{name}")
+        value = _as_type_of(default, _scalar(overrides.get(name, default)), f"{optimizer}.{name}")
+        if (fault := unfit(value)) is not None:
+            raise UsageError(f"{optimizer}.{name} must be a value that a record can hold (got {fault[0]}); {fault[1]}")
+        resolved[name] = value
     return resolved
 
 
 _KINDS = "a number, a string, True, False or None"
+_SCALARS = frozenset({bool, int, float, str, type(None)})
+"""These themselves: a class derived from one may do anything when it is compared or written."""
+LONGEST_TEXT = 200
+"""Characters of a hyperparameter that is a text."""
+
+
+def unfit(value: Scalar) -> tuple[str, str] | None:
+    """Why a record cannot hold a hyperparameter's value: what is wrong, and what to use; `None` where it can."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value}, which would come back as another", "use a finite number"
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        return "an integer of more than 64 bits", "use a number of 64 bits"
+    if isinstance(value, str):
+        if len(value) > LONGEST_TEXT:
+            return f"a text of {len(value)} characters", f"use at most {LONGEST_TEXT}"
+        if not value.isprintable():  # surrogates are not, either
+            return f"{value!r}", "use characters that can be printed"
+    return None
+
+
+def _said(value: Any) -> str:
+    """What a plugin's value says of itself, as far as it does."""
+    try:
+        return shown(repr(value), quote=False)
+    except BaseException as error:  # noqa: BLE001 - a plugin's own class
+        return f"(cannot be shown: {last_line(error)})"
 
 
 def _scalar(value: Any) -> Any:
     """What a record holds of a value: Python's own of a scalar of NumPy or torch, the value of an `enum.Enum`."""
-    if isinstance(value, enum.Enum):
-        value = value.value
-    if hasattr(value, "dtype") and getattr(value, "shape", None) == ():
-        value = value.item()
-    return value
+    try:
+        if isinstance(value, enum.Enum):
+            value = value.value
+        if hasattr(value, "dtype") and getattr(value, "shape", None) == ():
+            value = value.item()
+        kind = next((kind for kind in (int, float, str) if isinstance(value, kind)), None)
+        return value if kind is None or type(value) in _SCALARS else kind(value)
+    except Exception:  # noqa: BLE001 - of a plugin's own class; it is then refused as what it is
+        return value
 
 
 def _as_type_of(default: Scalar, value: Scalar, where: str) -> Scalar:
@@ -67,12 +101,19 @@ def _as_type_of(default: Scalar, value: Scalar, where: str) -> Scalar:
         fits = default is None or type(value) is type(default)
     elif isinstance(default, float):
         fits = isinstance(value, int | float) and not isinstance(value, bool)
-        value = float(value) if fits and value is not None else value
+        value = _float(value) if isinstance(value, int | float) and fits else value
     else:
         fits = isinstance(value, int) and not isinstance(value, bool)
-    if not (fits and isinstance(value, Scalar)):
-        raise UsageError(f"{where} = {value!r}: expected {_kind(default)}, like the default {default!r}")
+    if not (fits and type(value) in _SCALARS):
+        raise UsageError(f"{where} = {_said(value)}: expected {_kind(default)}, like the default {default!r}")
     return value
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of more digits than a float has
+        return math.inf
 
 
 def _kind(default: Scalar) -> str:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from apo_bench.errors import UsageError
 from apo_bench.problem.emulation import EmulatedProducts
-from apo_bench.records.run import PrecisionBackend, PrecisionFacts
+from apo_bench.records.facts import PrecisionBackend, PrecisionFacts
 from apo_bench.records.spec import Precision
 
 _REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from apo_bench.records.digest import strictly
+from apo_bench.records.ranges import Count, Duration, Message, Name
 from apo_bench.records.spec import Frozen
 
 
@@ -19,14 +21,14 @@ class CurvePoint(Frozen, frozen=True):
         readings: What the update rule says of itself: a learned rate, a count of meta-updates.
     """
 
-    step: int
-    epoch: float
-    seconds: float
+    step: Count
+    epoch: Duration
+    seconds: Duration
     train_loss: float
     validation_loss: float
     validation: float
     learning_rate_factor: float
-    readings: dict[str, float] = {}  # noqa: RUF012 - msgspec copies it
+    readings: dict[Name, float] = {}  # noqa: RUF012 - msgspec copies it
 
 
 class Started(Frozen, frozen=True, tag="started"):
@@ -37,14 +39,14 @@ class Started(Frozen, frozen=True, tag="started"):
         left_alone: Names of the weights on which the optimizer's method does not act, by the reason.
     """
 
-    steps: int
-    left_alone: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 - msgspec copies it
+    steps: Count
+    left_alone: dict[Name, tuple[Name, ...]] = {}  # noqa: RUF012 - msgspec copies it
 
 
 class Progress(Frozen, frozen=True, tag="progress"):
     """A sign of life between evaluations."""
 
-    step: int
+    step: Count
     train_loss: float | None
 
 
@@ -57,7 +59,7 @@ class Evaluated(Frozen, frozen=True, tag="evaluated"):
 class Remarked(Frozen, frozen=True, tag="remarked"):
     """Something that its user should know and that does not stop the run."""
 
-    message: str
+    message: Message
 
 
 Event = Started | Progress | Evaluated | Remarked
@@ -69,5 +71,6 @@ def decode_event(line: bytes) -> Event:
     Raises:
         ValueError: Damaged.
     """
-    event: Event = msgspec.json.decode(line, type=Event)
-    return event
+    with strictly():
+        event: Event = msgspec.json.decode(line, type=Event)
+        return event

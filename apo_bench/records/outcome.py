@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+from apo_bench.records.ranges import Count, Message, Name
 from apo_bench.records.spec import Frozen
 
 
@@ -12,7 +13,7 @@ class Exhausted(Frozen, frozen=True, tag="exhausted"):
 class Reached(Frozen, frozen=True, tag="reached"):
     """The run used its whole budget and reached the validation target on the way, first at ``step``."""
 
-    step: int
+    step: Count
     target: float
 
 
@@ -27,9 +28,9 @@ class NonFinite(Frozen, frozen=True):
         dtype: Its number format, for example ``float16``.
     """
 
-    step: int
-    tensor: str
-    dtype: str
+    step: Count
+    tensor: Name
+    dtype: Name
 
 
 class Reason(StrEnum):
@@ -51,7 +52,7 @@ class Diverged(Frozen, frozen=True, tag="diverged"):
         first: Where it began; `None` where a second look did not find it.
     """
 
-    step: int
+    step: Count
     reason: Reason
     first: NonFinite | None = None
 
@@ -76,9 +77,9 @@ class Undefined(Frozen, frozen=True, tag="undefined"):
         loss: Mean loss over the split.
     """
 
-    step: int
-    metric: str
-    value: str
+    step: Count
+    metric: Name
+    value: Name
     loss: float
 
     @property
@@ -93,20 +94,20 @@ class Undefined(Frozen, frozen=True, tag="undefined"):
 class OutOfMemory(Frozen, frozen=True, tag="out-of-memory"):
     """The device or the host had no memory left."""
 
-    message: str
+    message: Message
 
 
 class Crashed(Frozen, frozen=True, tag="crashed"):
     """The run's process died or raised; ``message`` is its last line."""
 
-    message: str
+    message: Message
 
 
 class Failed(Frozen, frozen=True, tag="failed"):
     """The optimizer raised: it failed at ``step``, counted from 1, or while it was made (0); ``message`` says how."""
 
-    step: int
-    message: str
+    step: Count
+    message: Message
 
 
 class Interrupted(Frozen, frozen=True, tag="interrupted"):

@@ -6,14 +6,23 @@ them, all competitors are set up; then every kind of step of every competitor is
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import msgspec
 
 from apo_bench.records.cell import Cell
-from apo_bench.records.run import Environment, Fingerprint, checked_schema
+from apo_bench.records.digest import NO_DIGEST, strictly, verified
+from apo_bench.records.facts import Environment
+from apo_bench.records.ranges import Amount, Count, Message, Milliseconds, Name, Share, moment
+from apo_bench.records.run import Fingerprint, checked_schema
 from apo_bench.records.spec import Budget, Device, Frozen, OptimizerSpec, Precision
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""Schemas that this version reads. From 2 on a probe bears a digest (`apo_bench.records.digest`)."""
+_SEALED_SINCE = 2
+_NOTHING = 1e-6
+"""Shares of kinds add up to 1; what adds up to less has no cost to be computed from."""
 
 
 class ProbeSpec(Frozen, frozen=True):
@@ -30,13 +39,13 @@ class ProbeSpec(Frozen, frozen=True):
         competitors: Whose steps are timed, the reference first; schedules are left out, they cost nothing.
     """
 
-    task: str
+    task: Name
     precision: Precision
     device: Device
     compile: bool
-    threads: int
-    processes: int
-    rounds: int
+    threads: Count
+    processes: Count
+    rounds: Count
     competitors: tuple[OptimizerSpec, ...]
 
     def cell(self, optimizer: OptimizerSpec) -> Cell:
@@ -71,9 +80,9 @@ class KindTimes(Frozen, frozen=True):
         milliseconds: Of one step, by process and round.
     """
 
-    name: str
-    share: float
-    milliseconds: tuple[tuple[float, ...], ...]
+    name: Name
+    share: Share
+    milliseconds: tuple[tuple[Milliseconds, ...], ...]
 
 
 class Probed(Frozen, frozen=True):
@@ -89,14 +98,14 @@ class Probed(Frozen, frozen=True):
     optimizer: OptimizerSpec
     fingerprint: Fingerprint
     kinds: tuple[KindTimes, ...]
-    skipped: int = 0
+    skipped: Count = 0
 
 
 class Omitted(Frozen, frozen=True):
     """A competitor that could not be measured, and why."""
 
     optimizer: OptimizerSpec
-    message: str
+    message: Message
 
 
 class ProbeRecord(Frozen, frozen=True):
@@ -113,7 +122,10 @@ class ProbeRecord(Frozen, frozen=True):
         foreign_cores: By process, CPU cores that other processes kept busy meanwhile; `None` where it is not known.
         foreign_processes: By process, the most other processes seen on the card; `None` where it is not known.
         throttle_reasons: Reasons that the driver gave for lowered clocks in any process.
+        follows: As of a run's record: a later time of the same probe's records that were there before.
     """
+
+    sealed: ClassVar[bool] = True
 
     schema: int
     spec: ProbeSpec
@@ -122,9 +134,10 @@ class ProbeRecord(Frozen, frozen=True):
     environment: Environment
     competitors: tuple[Probed, ...]
     omitted: tuple[Omitted, ...] = ()
-    foreign_cores: tuple[float | None, ...] = ()
-    foreign_processes: tuple[int | None, ...] = ()
-    throttle_reasons: tuple[str, ...] = ()
+    foreign_cores: tuple[Amount | None, ...] = ()
+    foreign_processes: tuple[Count | None, ...] = ()
+    throttle_reasons: tuple[Name, ...] = ()
+    follows: str | None = None
 
     @property
     def probe_id(self) -> str:
@@ -139,15 +152,41 @@ def decode_probe(data: bytes) -> ProbeRecord:
         ValueError: Damaged, or of a schema that never was.
         NewerSchemaError: Of a schema that a later version made.
     """
-    checked_schema(data, (SCHEMA,))
-    return msgspec.json.decode(data, type=ProbeRecord)
+    with strictly():
+        content = verified(data)
+        schema = checked_schema(content, READABLE)
+        if schema >= _SEALED_SINCE and content is data:
+            raise ValueError(NO_DIGEST)
+        record = msgspec.json.decode(content, type=ProbeRecord)
+        _check(record)
+        return record if record.schema == SCHEMA else msgspec.structs.replace(record, schema=SCHEMA)
+
+
+def _check(record: ProbeRecord) -> None:
+    """See that there is a time for every competitor, kind of step, process and round, and who is the reference.
+
+    Raises:
+        ValueError: There is not.
+    """
+    for time in (record.started_at, record.finished_at, record.follows):
+        if time is not None:
+            moment(time)
+    if not record.spec.competitors:
+        raise ValueError("it names no competitor")
+    shapes = {
+        tuple(len(rounds) for rounds in kind.milliseconds) for probed in record.competitors for kind in probed.kinds
+    }
+    if len(shapes) > 1 or any(not shape or not all(shape) for shape in shapes):
+        raise ValueError("its competitors were not timed in the same processes and rounds")
+    if any(sum(kind.share for kind in probed.kinds) <= _NOTHING for probed in record.competitors):
+        raise ValueError("a competitor has no kind of step")
 
 
 class KindSample(Frozen, frozen=True):
     """Milliseconds of one kind of step, by round."""
 
-    name: str
-    share: float
+    name: Name
+    share: Share
     milliseconds: tuple[float, ...]
 
 

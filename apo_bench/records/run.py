@@ -5,23 +5,29 @@ what (`environment`), with which code and data (`fingerprint`). Numbers in it ar
 ends at its last finite point.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
+from apo_bench.records.digest import NO_DIGEST, seal, strictly, verified
 from apo_bench.records.events import CurvePoint
-from apo_bench.records.outcome import RESULTS, Outcome
+from apo_bench.records.facts import Cost, Environment, PrecisionFacts, Scores, TaskFacts
+from apo_bench.records.outcome import RESULTS, Crashed, Diverged, Failed, Outcome, OutOfMemory, Reached
+from apo_bench.records.ranges import LONGEST_MESSAGE, Count, Name, moment
 from apo_bench.records.spec import Frozen, RunSpec, Scale
 
-SCHEMA = 4
-READABLE = (1, 2, 3, 4)
+SCHEMA = 5
+READABLE = (1, 2, 3, 4, 5)
 """Schemas that this version reads. 2 added fields, whose defaults say that an older record does not know them. 3 holds
 what was asked as one value, the intent, and says in it whether a run is reported or tried a setting. 4 tells an
-optimizer that raised from a crash, and names what an optimizer leaves alone."""
+optimizer that raised from a crash, and names what an optimizer leaves alone. 5 bears a digest, and knows its place
+among the records of its run where a clock was once ahead."""
+_SEALED_SINCE = 5
 
 
 class Role(StrEnum):
@@ -29,128 +35,6 @@ class Role(StrEnum):
 
     REPORTED = "reported"
     TUNING = "tuning"
-
-
-class Direction(StrEnum):
-    """Whether more or less of a metric is better."""
-
-    MAXIMIZE = "maximize"
-    MINIMIZE = "minimize"
-
-
-class PrecisionBackend(StrEnum):
-    """Whether the device computes in the stated format or its results are emulated."""
-
-    NATIVE = "native"
-    EMULATED = "emulated"
-
-
-class Scores(Frozen, frozen=True):
-    """What the run achieved; `None` where a diverged run has no such number.
-
-    Attributes:
-        test: The reported score: the metric on the test set, evaluated once, after the last step.
-        validation: The metric on the validation set after the last step.
-        best_validation: The best of the curve, never the reported score.
-    """
-
-    test: float | None = None
-    validation: float | None = None
-    best_validation: float | None = None
-
-
-class Cost(Frozen, frozen=True):
-    """What the run used. `None`, or an empty mapping, where it was not measured.
-
-    Attributes:
-        steps: Optimizer steps taken, skipped ones included.
-        skipped_steps: Steps skipped because a scaled gradient overflowed.
-        train_seconds: Training clock: what the update rule took. In records of schema 1 drawing the batches is in it.
-        eval_seconds: Time spent evaluating.
-        data_seconds: Time spent drawing and augmenting the batches of the steps.
-        phases: Seconds of the training clock by phase (`apo_bench.problem.ledger`).
-        step_ms: Median over blocks of steps of the mean time of a step, in milliseconds.
-        peak_memory_bytes: Of training, evaluations and checkpoints aside: the allocator's peak on CUDA, the peak
-            resident set of the run's process on a CPU.
-        baseline_memory_bytes: What of the peak is none of the training's. On a CPU, the resident set before data and
-            network were made: the interpreter and torch. On CUDA, what the allocator had given out before the network
-            was made: the data.
-        peak_reserved_bytes: On CUDA, the most that the allocator had reserved.
-        process_memory_bytes: On CUDA, what the driver says the process holds, its context included.
-        state_bytes: Bytes held by the optimizer beside parameters and gradients.
-        bytes_by_purpose: The same by purpose, with ``parameters``, ``gradients`` and ``buffers``.
-        flops_per_step: Floating-point operations of a step, a mean over a whole cycle of the optimizer's intervals.
-        operator_calls_per_step: Calls of torch operators of a step, likewise.
-        not_counted: Why one of these two, or both, are not known, in one line.
-        energy_joules: Energy that the card used from the first step to the last evaluation.
-        clock_mhz: Lowest and highest clock of the card's multiprocessors, as sampled at every evaluation.
-        throttle_reasons: Reasons that the driver gave for lowered clocks at any of these moments.
-        foreign_processes: The most other processes seen on the card at any of them.
-    """
-
-    steps: int
-    skipped_steps: int
-    train_seconds: float
-    eval_seconds: float
-    step_ms: float | None
-    peak_memory_bytes: int | None
-    state_bytes: int | None
-    data_seconds: float | None = None
-    phases: dict[str, float] = {}  # noqa: RUF012 - msgspec copies it
-    baseline_memory_bytes: int | None = None
-    peak_reserved_bytes: int | None = None
-    process_memory_bytes: int | None = None
-    bytes_by_purpose: dict[str, int] = {}  # noqa: RUF012
-    flops_per_step: float | None = None
-    operator_calls_per_step: float | None = None
-    not_counted: str | None = None
-    energy_joules: float | None = None
-    clock_mhz: tuple[int, int] | None = None
-    throttle_reasons: tuple[str, ...] = ()
-    foreign_processes: int | None = None
-
-
-class TaskFacts(Frozen, frozen=True):
-    """What the task was, so that a record can be read without the code that made it.
-
-    Attributes:
-        dataset: Name.
-        model: Name.
-        parameters: Trainable or not.
-        train_examples: Size of the training set.
-        validation_examples: Size of the validation set.
-        test_examples: Size of the test set.
-        batch_size: Examples a step.
-        steps_per_epoch: Steps in a pass over the training set.
-        metric: Name, with its unit.
-        direction: Whether more of it is better.
-        metric_signature: What one must know to compute the same number, where the metric says so.
-        target: Validation metric to be reached; `None` where the task has none, and in records before schema 3.
-        target_version: Counts the targets that the task has had.
-        trivial: Validation metric of the best predictor that does not look at the inputs, where it is known.
-    """
-
-    dataset: str
-    model: str
-    parameters: int
-    train_examples: int
-    validation_examples: int
-    test_examples: int
-    batch_size: int
-    steps_per_epoch: int
-    metric: str
-    direction: Direction
-    metric_signature: str | None = None
-    target: float | None = None
-    target_version: int | None = None
-    trivial: float | None = None
-
-
-class PrecisionFacts(Frozen, frozen=True):
-    """How the precision was realized; ``kept_fp32`` lists what stays in single precision."""
-
-    backend: PrecisionBackend
-    kept_fp32: tuple[str, ...]
 
 
 class Fingerprint(Frozen, frozen=True):
@@ -164,61 +48,15 @@ class Fingerprint(Frozen, frozen=True):
         data: Digest of the dataset's files.
     """
 
-    harness: str
-    task: str
-    optimizer: str
-    torch: str
-    data: str
+    harness: Name
+    task: Name
+    optimizer: Name
+    torch: Name
+    data: Name
 
     def changes(self, other: "Fingerprint") -> tuple[str, ...]:
         """Names of the parts in which ``other`` differs."""
         return tuple(name for name in self.__struct_fields__ if getattr(self, name) != getattr(other, name))
-
-
-class Environment(Frozen, frozen=True):
-    """Where a run was made.
-
-    Attributes:
-        apo_bench: Version of this package.
-        git_sha: Revision of the checkout that it lies in, else the one it was built from.
-        dirty: Whether that tree was modified.
-        python: Version.
-        torch: Version.
-        platform: Operating system and processor architecture.
-        device_name: The card, or the processor.
-        cpu_count: Logical processors of the machine.
-        threads: CPU threads of torch.
-        threads_from: What said how many: an option, an environment variable, or what bounds the cores.
-        deterministic: Whether torch was told to use deterministic algorithms.
-        cuda: Version of CUDA that torch was built for.
-        cudnn: Version.
-        driver: Version of the card's driver.
-        allocator: torch's allocator on CUDA.
-        flags: Other switches of torch that change numbers or speed, by name.
-        variables: Environment variables that change numbers or speed, by name.
-        packages: Versions of other packages that a run may compute with.
-        co_scheduled: How many other runs the same command could have in flight meanwhile.
-    """
-
-    apo_bench: str
-    git_sha: str | None
-    dirty: bool | None
-    python: str
-    torch: str
-    platform: str
-    device_name: str
-    cpu_count: int
-    threads: int
-    deterministic: bool
-    cuda: str | None = None
-    cudnn: int | None = None
-    driver: str | None = None
-    allocator: str | None = None
-    flags: dict[str, str] = {}  # noqa: RUF012
-    variables: dict[str, str] = {}  # noqa: RUF012
-    packages: dict[str, str] = {}  # noqa: RUF012
-    co_scheduled: int | None = None
-    threads_from: str | None = None
 
 
 class Intent(Frozen, frozen=True):
@@ -232,15 +70,37 @@ class Intent(Frozen, frozen=True):
         role: Whether it is reported or tries a setting.
     """
 
+    sealed: ClassVar[bool] = True
+
     spec: RunSpec
-    suite: str
+    suite: Name
     scale: Scale
     fingerprint: Fingerprint
     role: Role = Role.REPORTED
 
 
 class RunRecord(Frozen, frozen=True):
-    """One finished run; ``continued`` counts resumptions, ``left_alone`` names weights outside the method by reason."""
+    """One finished run.
+
+    Attributes:
+        schema: Version of this form.
+        intent: What was asked.
+        started_at: Time in UTC.
+        finished_at: Time in UTC.
+        outcome: How it ended.
+        environment: Where it was made.
+        task: What the task was.
+        precision: How the precision was realized.
+        scores: What it achieved.
+        cost: What it used.
+        curve: Its evaluations, in the order of their steps.
+        continued: How often it was taken up.
+        left_alone: Weights outside the optimizer's method, by reason.
+        follows: A moment after the latest of the run's records that were there before, where that is later than
+            ``finished_at``: the clock was ahead then, or is behind now, and yet this record is the newer one.
+    """
+
+    sealed: ClassVar[bool] = True
 
     schema: int
     intent: Intent
@@ -253,8 +113,9 @@ class RunRecord(Frozen, frozen=True):
     scores: Scores = Scores()
     cost: Cost | None = None
     curve: tuple[CurvePoint, ...] = ()
-    continued: int = 0
-    left_alone: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
+    continued: Count = 0
+    left_alone: dict[Name, tuple[Name, ...]] = {}  # noqa: RUF012
+    follows: str | None = None
 
     @property
     def spec(self) -> RunSpec:
@@ -297,7 +158,7 @@ class RunRecord(Frozen, frozen=True):
 
 
 def encode(value: Frozen) -> bytes:
-    """JSON of a record, an event or an intent.
+    """JSON of a record, an event or an intent, with a digest where its kind bears one.
 
     Raises:
         ValueError: It holds a number that is not finite: JSON has none, and a reader would take it for missing.
@@ -305,7 +166,8 @@ def encode(value: Frozen) -> bytes:
     for number in _floats(msgspec.to_builtins(value)):
         if not math.isfinite(number):
             raise ValueError(f"a {type(value).__name__} holds {number}: not finite, so not writable")
-    return msgspec.json.encode(value)
+    data = msgspec.json.encode(value)
+    return seal(data) if value.sealed else data
 
 
 def _floats(value: Any) -> Iterable[float]:
@@ -320,7 +182,10 @@ def _floats(value: Any) -> Iterable[float]:
 
 
 def failed(intent: Intent, outcome: Outcome, started_at: str) -> RunRecord:
-    """Make the record of a run that came to no result."""
+    """Make the record of a run that came to no result; a message that is too long for a record is cut."""
+    message = getattr(outcome, "message", "")
+    if isinstance(outcome, Crashed | Failed | OutOfMemory) and len(message) > LONGEST_MESSAGE:
+        outcome = msgspec.structs.replace(outcome, message=f"{message[: LONGEST_MESSAGE - 1]}…")
     return RunRecord(
         schema=SCHEMA,
         intent=intent,
@@ -328,6 +193,19 @@ def failed(intent: Intent, outcome: Outcome, started_at: str) -> RunRecord:
         finished_at=now(),
         outcome=outcome,
     )
+
+
+def readable(record: RunRecord) -> RunRecord:
+    """A record, or in place of one that no reader would take that of a crash which says why.
+
+    A plugin may bring a name or a number that no record holds. Whoever wrote it would find the run damaged.
+    """
+    try:
+        decode_record(encode(record))
+    except ValueError as error:
+        reason = f"the run cannot be recorded: {error}"
+        return failed(record.intent, Crashed(message=reason), record.started_at)
+    return record
 
 
 def now() -> str:
@@ -346,17 +224,52 @@ def decode_record(data: bytes) -> RunRecord:
         ValueError: Damaged, or of a schema that never was.
         NewerSchemaError: Of a schema that a later version made.
     """
-    schema = checked_schema(data, READABLE)
-    if schema == SCHEMA:
-        return msgspec.json.decode(data, type=RunRecord)
-    fields: dict[str, Any] = msgspec.json.decode(data)
-    if schema == _FIRST_WITH_INTENT:
-        return msgspec.convert(fields | {"schema": SCHEMA}, type=RunRecord)
+    with strictly():
+        content = verified(data)
+        schema = checked_schema(content, READABLE)
+        if schema >= _SEALED_SINCE and content is data:
+            raise ValueError(NO_DIGEST)
+        if schema >= _FIRST_WITH_INTENT:
+            record = msgspec.json.decode(content, type=RunRecord)
+        else:
+            record = msgspec.convert(_with_intent(msgspec.json.decode(content)), type=RunRecord)
+        _check(record)
+        return record if record.schema == SCHEMA else msgspec.structs.replace(record, schema=SCHEMA)
+
+
+def _with_intent(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record before schema 3, with what was asked as one of them."""
     try:
         intent = {name: fields.pop(name) for name in ("spec", "suite", "scale", "fingerprint")}
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing") from None
-    return msgspec.convert(fields | {"schema": SCHEMA, "intent": _with_role(intent)}, type=RunRecord)
+    return fields | {"intent": _with_role(intent)}
+
+
+def _check(record: RunRecord) -> None:
+    """See that the parts of a record fit together.
+
+    Raises:
+        ValueError: They do not.
+    """
+    for time in (record.started_at, record.finished_at, record.follows):
+        if time is not None:
+            moment(time)
+    steps = [point.step for point in record.curve]
+    if any(before >= after for before, after in itertools.pairwise(steps)):
+        raise ValueError("the steps of its curve do not ascend")
+    if record.cost is None:
+        return
+    taken = record.cost.steps
+    if steps and steps[-1] > taken:
+        raise ValueError(f"its curve has a point at step {steps[-1]}, and it took {taken} steps")
+    if record.cost.skipped_steps > taken:
+        raise ValueError(f"it skipped {record.cost.skipped_steps} of {taken} steps")
+    match record.outcome:
+        case Reached(step=step) if step not in steps:
+            raise ValueError(f"it reached its target at step {step}, where its curve has no point")
+        case Diverged(step=step) if step > taken + 1:  # a step that raised was not taken
+            raise ValueError(f"it diverged at step {step}, and it took {taken} steps")
 
 
 def decode_intent(data: bytes) -> Intent:
@@ -365,7 +278,8 @@ def decode_intent(data: bytes) -> Intent:
     Raises:
         ValueError: Damaged.
     """
-    return msgspec.convert(_with_role(msgspec.json.decode(data)), type=Intent)
+    with strictly():
+        return msgspec.convert(_with_role(msgspec.json.decode(verified(data))), type=Intent)
 
 
 def checked_schema(data: bytes, readable: Sequence[int]) -> int:

@@ -1,13 +1,20 @@
 """What later runs of a suite are held to: quality and cost of every cell, in a file small enough to be committed."""
 
+import hashlib
+
 import msgspec
 
 from apo_bench.errors import UsageError
 from apo_bench.records.cell import Cell
-from apo_bench.records.run import Direction
+from apo_bench.records.digest import strictly
+from apo_bench.records.facts import Direction
+from apo_bench.records.ranges import Amount, Count, Epochs, Message, Name, Seed
 from apo_bench.records.spec import Budget, Device, Frozen, OptimizerSpec, Precision, Scale
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""Schemas that this version reads. From 2 on a baseline bears a digest."""
+_SEALED_SINCE = 2
 _LARGEST = 50.0
 
 
@@ -26,12 +33,12 @@ class SeedSnapshot(Frozen, frozen=True, omit_defaults=True):
     """
 
     validation: float | None = None
-    diverged_step: int | None = None
-    flops_per_step: float | None = None
-    operator_calls_per_step: float | None = None
-    not_counted: str | None = None
-    state_bytes: int | None = None
-    state_by_purpose: dict[str, int] = {}  # noqa: RUF012 - msgspec copies it
+    diverged_step: Count | None = None
+    flops_per_step: Amount | None = None
+    operator_calls_per_step: Amount | None = None
+    not_counted: Message | None = None
+    state_bytes: Count | None = None
+    state_by_purpose: dict[Name, Count] = {}  # noqa: RUF012 - msgspec copies it
     emulated: bool = False
 
 
@@ -45,15 +52,17 @@ class StepRatio(Frozen, frozen=True):
     """
 
     logarithms: tuple[float, ...]
-    device_name: str
-    threads: int
+    device_name: Name
+    threads: Count
 
     def __post_init__(self) -> None:
         """Refuse what no probe measures.
 
         Raises:
-            ValueError: A ratio beyond anything that a clock can tell.
+            ValueError: There is no ratio, or one beyond anything that a clock can tell.
         """
+        if not self.logarithms:
+            raise ValueError("a ratio is measured in one process or more")
         if any(abs(logarithm) > _LARGEST for logarithm in self.logarithms):
             raise ValueError(f"logarithms of ratios are between ±{_LARGEST}")
 
@@ -74,15 +83,15 @@ class CellSnapshot(Frozen, frozen=True):
         step: What a step costs; `None` without a probe that can be trusted.
     """
 
-    task: str
+    task: Name
     optimizer: OptimizerSpec
     precision: Precision
-    epochs: float
+    epochs: Epochs
     device: Device
     compile: bool
-    metric: str
+    metric: Name
     direction: Direction
-    seeds: dict[int, SeedSnapshot]
+    seeds: dict[Seed, SeedSnapshot]
     step: StepRatio | None = None
 
     def __post_init__(self) -> None:
@@ -117,19 +126,31 @@ class Snapshot(Frozen, frozen=True):
         apo_bench: Version of this package.
         torch: Versions of torch.
         cells: In the order of their titles.
+        digest: SHA-256 of the other fields in their canonical form, which layout and line ends do not change: the file
+            lies under version control. `None` before it is written, and in a baseline of schema 1.
     """
 
     schema: int
-    suite: str
+    suite: Name
     scale: Scale
-    apo_bench: str
-    torch: tuple[str, ...]
+    apo_bench: Message
+    torch: tuple[Name, ...]
     cells: tuple[CellSnapshot, ...]
+    digest: Name | None = None
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
-    """As JSON, a value a line, so that two versions are easily compared."""
-    return msgspec.json.format(msgspec.json.encode(snapshot), indent=1) + b"\n"
+    """As JSON, a value a line, so that two versions are easily compared; the digest comes last."""
+    whole = msgspec.structs.replace(snapshot, schema=SCHEMA)
+    sealed = msgspec.structs.replace(whole, digest=_digest(whole))
+    return msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"
+
+
+def _digest(snapshot: Snapshot) -> str:
+    """Of what a reader makes of the file: there an amount of ``1`` is ``1.0``."""
+    content = msgspec.json.encode(msgspec.structs.replace(snapshot, digest=None))
+    read = msgspec.to_builtins(msgspec.json.decode(content, type=Snapshot), str_keys=True)
+    return hashlib.sha256(msgspec.json.encode(read, order="deterministic")).hexdigest()
 
 
 def decode_snapshot(data: bytes, name: str) -> Snapshot:
@@ -140,18 +161,24 @@ def decode_snapshot(data: bytes, name: str) -> Snapshot:
         name: Of the file, for the message.
 
     Raises:
-        UsageError: It is not a baseline, damaged, or of a schema that this version does not know.
+        UsageError: It is not a baseline, damaged or changed by hand, or of a schema that this version does not know.
     """
     try:
-        schema = msgspec.json.decode(data, type=_Header).schema
-        if schema != SCHEMA:
-            raise UsageError(f"{name} has schema {schema}, this version reads {SCHEMA}; save it again with --save")
-        snapshot = msgspec.json.decode(data, type=Snapshot)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        with strictly():
+            schema = msgspec.json.decode(data, type=_Header).schema
+            snapshot = msgspec.json.decode(data, type=Snapshot) if schema in READABLE else None
+    except ValueError as error:
         raise UsageError(f"{name} is no baseline ({error}); save one with --save") from error
+    if snapshot is None:
+        known = " and ".join(map(str, READABLE))
+        raise UsageError(f"{name} has schema {schema}, this version reads {known}; save it again with --save")
+    if snapshot.digest is None and schema >= _SEALED_SINCE:
+        raise UsageError(f"{name} has lost its digest: changed by hand, or damaged; save it again with --save")
+    if snapshot.digest is not None and snapshot.digest != _digest(snapshot):
+        raise UsageError(f"{name} is not as it was saved: changed by hand, or damaged; save it again with --save")
     if not snapshot.cells:
         raise UsageError(f"{name} holds no cell, and anything would pass; save it again with --save")
-    return snapshot
+    return msgspec.structs.replace(snapshot, schema=SCHEMA, digest=None)
 
 
 class _Header(msgspec.Struct):

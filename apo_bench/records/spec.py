@@ -8,13 +8,17 @@ import hashlib
 import math
 import re
 from enum import StrEnum
+from typing import ClassVar
 
 import msgspec
 
 from apo_bench.errors import UsageError
+from apo_bench.records.ranges import Epochs, Name, Seed
 from apo_bench.records.schedules import FLOAT_NOISE, Constant, Schedule
 
 Scalar = bool | int | float | str | None
+_LONGEST_TEXT = 4000
+"""Characters of a hyperparameter."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
@@ -49,6 +53,9 @@ class Device(StrEnum):
 class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of all values that are written to a file and read back strictly."""
 
+    sealed: ClassVar[bool] = False
+    """Whether a file of it bears a digest (`apo_bench.records.digest`)."""
+
 
 class Budget(Frozen, frozen=True):
     """How long a run trains.
@@ -57,7 +64,7 @@ class Budget(Frozen, frozen=True):
         epochs: Passes over the training set; a fraction of a step is rounded up to a whole one.
     """
 
-    epochs: float
+    epochs: Epochs
 
     def steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole run, at least 1.
@@ -77,17 +84,22 @@ class OptimizerSpec(Frozen, frozen=True, omit_defaults=True):
         schedule: Factor on the learning rate over the run.
     """
 
-    name: str
-    hyperparameters: dict[str, Scalar]
+    name: Name
+    hyperparameters: dict[Name, Scalar]
     schedule: Schedule = Constant()
 
     def __post_init__(self) -> None:
-        """Refuse a value that would come back from a record as another one: JSON has no infinity and no NaN.
+        """Refuse a value that would come back from a record as another one, or none: JSON has no infinity and no NaN.
 
         Raises:
             UsageError: There is one.
         """
         for name, value in self.hyperparameters.items():
+            if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+                raise UsageError(
+                    f"{self.name}.{name} must have {_LONGEST_TEXT} characters at most (got {len(value)}); name a file "
+                    "instead"
+                )
             if not _comes_back(value):
                 fix = "use a finite number" if isinstance(value, float) else "use a number of 64 bits, or text"
                 raise UsageError(
@@ -107,10 +119,10 @@ class RunSpec(Frozen, frozen=True, omit_defaults=True):
     identity of old runs.
     """
 
-    task: str
+    task: Name
     optimizer: OptimizerSpec
     precision: Precision
-    seed: int
+    seed: Seed
     budget: Budget
     device: Device
     compile: bool = False
@@ -139,13 +151,18 @@ def _comes_back(value: Scalar) -> bool:
     return not isinstance(value, str) or value.isascii() or value.encode(errors="ignore").decode() == value
 
 
+def is_name(name: str) -> bool:
+    """Whether a name is fit for file names, tables and command lines."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str, kind: str) -> str:
     """Return ``name`` when it is fit for file names, tables and command lines.
 
     Raises:
         UsageError: It is empty, long, or has other characters than a-z, 0-9, dot, dash and underscore.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise UsageError(
             f"{kind} name {name!r} is not usable; use up to 80 of a-z, 0-9, '.', '-' and '_', letter or digit first"
         )

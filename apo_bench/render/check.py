@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from apo_bench.evidence.check import Finding, Quantity, Verdict
 from apo_bench.records.snapshot import Snapshot
-from apo_bench.text import MISSING, escaped, quantity
+from apo_bench.text import MISSING, escaped, printable, quantity
 
 
 def check_text(findings: Sequence[Finding], before: Snapshot, now: Snapshot, name: str) -> str:
@@ -16,7 +16,7 @@ def check_text(findings: Sequence[Finding], before: Snapshot, now: Snapshot, nam
     lines = [_line(finding) for finding in shown]
     reasons = Counter(finding.reason for finding in findings if finding.verdict is Verdict.UNJUDGED)
     lines += [f"not judged: {count} ({reason})" for reason, count in reasons.most_common()]
-    return "\n".join([*lines, summary(findings, before, now, name)])
+    return "\n".join(map(printable, [*lines, summary(findings, before, now, name)]))
 
 
 def check_markdown(findings: Sequence[Finding], before: Snapshot, now: Snapshot, name: str) -> str:

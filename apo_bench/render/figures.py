@@ -5,15 +5,17 @@ import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from apo_bench.evidence.names import competitor_names
+from apo_bench.numbers import mean
 from apo_bench.records.cell import Cell, Workload
 from apo_bench.records.events import CurvePoint
+from apo_bench.records.facts import Direction
 from apo_bench.records.outcome import Diverged
-from apo_bench.records.run import Direction, Role, RunRecord
-from apo_bench.records.spec import Precision, Scale, check_name
+from apo_bench.records.run import Role, RunRecord
+from apo_bench.records.spec import Precision, Scale, check_name, is_name
+from apo_bench.text import printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +27,10 @@ _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", 
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
 """With more competitors than colours, the colours come again in another stroke."""
 _DECADES = 100.0
+_SHOWN = 1e250
 _RATE = "learning_rate"
+_FONT = "DejaVu Sans"
+_LONGEST_LABEL = 80
 _STYLE: Any = {
     "axes.edgecolor": "#888888",
     "axes.grid": True,
@@ -35,7 +40,7 @@ _STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "figure.dpi": 150,
-    "font.family": "DejaVu Sans",
+    "font.family": _FONT,
     "font.size": 9,
     "grid.color": "#e4e4e4",
     "legend.frameon": False,
@@ -72,8 +77,9 @@ def drawings(suite: str, scale: Scale, records: Sequence[RunRecord]) -> Iterator
         records: The newest record of each run; those of other suites and scales, and tuning runs, are left out.
 
     Raises:
-        UsageError: A suite or task name in a record is not fit for a file name.
+        UsageError: A suite or task name in a record is not fit for a file name; after all others are drawn.
     """
+    check_name(suite, "suite")
     groups: dict[Workload, list[RunRecord]] = defaultdict(list)
     for record in records:
         if (record.suite, record.scale) != (suite, scale) or record.role is not Role.REPORTED:
@@ -82,8 +88,12 @@ def drawings(suite: str, scale: Scale, records: Sequence[RunRecord]) -> Iterator
             groups[Cell.of(record.spec).workload].append(record)
     devices = {workload.device for workload in groups}
     budgets = Counter((workload.task, workload.device) for workload in groups)
+    unfit: list[str] = []
     for (task, device, epochs), own in sorted(groups.items()):
-        name = f"{check_name(suite, 'suite')}-{scale}-{check_name(task, 'task')}"
+        if not is_name(task):
+            unfit.append(task)
+            continue
+        name = f"{suite}-{scale}-{task}"
         if len(devices) > 1:
             name = f"{name}-{device}"
         if budgets[task, device] > 1:
@@ -91,6 +101,8 @@ def drawings(suite: str, scale: Scale, records: Sequence[RunRecord]) -> Iterator
         yield _drawn(name, lambda own=own: curves(own))  # type: ignore[misc]
         if any(_moves(record) for record in own):
             yield _drawn(f"{name}-learning-rates", lambda own=own: learning_rates(own))  # type: ignore[misc]
+    for task in unfit:
+        check_name(task, "task")
 
 
 def curves(records: Sequence[RunRecord]) -> "Figure":
@@ -120,12 +132,14 @@ def learning_rates(records: Sequence[RunRecord]) -> "Figure":
 def _rate(record: RunRecord, point: CurvePoint) -> float | None:
     read = [value for name, value in point.readings.items() if name == _RATE or name.startswith(f"{_RATE}_")]
     if read:
-        return math.exp(fmean(map(math.log, read))) if min(read) > 0 else None
+        # the mean of logarithms may be rounded to more than the largest of the rates
+        largest = math.log(max(read)) if min(read) > 0 else None
+        return None if largest is None else math.exp(min(largest, mean([math.log(rate) for rate in read])))
     declared = record.spec.optimizer.hyperparameters.get("lr")
     if isinstance(declared, bool) or not isinstance(declared, int | float):
         return None
     rate = declared * point.learning_rate_factor
-    return rate if rate > 0 else None  # a logarithm shows no 0
+    return rate if 0 < rate < math.inf else None  # a logarithm shows no 0
 
 
 def _moves(record: RunRecord) -> bool:
@@ -155,7 +169,19 @@ def _competitors(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in records:
         groups[record.spec.optimizer.name, names[record.run_id]].append(record)
-    return {label: runs for (_, label), runs in sorted(groups.items())}
+    competitors: dict[str, list[RunRecord]] = {}
+    for (_, label), runs in sorted(groups.items()):
+        competitors.setdefault(label, []).extend(runs)  # a name may be what another is called with its settings
+    return competitors
+
+
+def _label(text: str) -> str:
+    """A name as a text of a figure: one line, not too long, without characters that the font lacks."""
+    from matplotlib.font_manager import findfont, get_font
+
+    held = get_font(findfont(_FONT)).get_charmap()
+    shown = shortened(printable(text), _LONGEST_LABEL)
+    return "".join(one if ord(one) in held else one.encode("ascii", "backslashreplace").decode() for one in shown)
 
 
 def _panels(
@@ -179,7 +205,7 @@ def _panels(
                 line = _competitor(axes, [_trace(run, value) for run in runs], _lost(runs), style)
                 handles.setdefault(name, line)
             if column == 0:
-                axes.set_ylabel(label)
+                axes.set_ylabel(_label(label))
             if place == 0:
                 axes.set_title(str(precision))
         grid[-1][column].set_xlabel("steps")
@@ -187,10 +213,10 @@ def _panels(
     for axes_row, (_, value), wish in zip(grid, rows, logarithmic, strict=True):
         _scale(axes_row[0], [y for run in records for _, y in _trace(run, value)], logarithmic=wish)
     figure.suptitle(
-        f"{records[0].spec.task} on {records[0].spec.device}", x=0.01, ha="left", fontsize=11, weight="bold"
+        _label(f"{records[0].spec.task} on {records[0].spec.device}"), x=0.01, ha="left", fontsize=11, weight="bold"
     )
     shown = {name: line for name, line in handles.items() if line is not None}
-    figure.legend(list(shown.values()), list(shown), loc="outside right upper")
+    figure.legend(list(shown.values()), list(map(_label, shown)), loc="outside right upper")
     return figure
 
 
@@ -204,7 +230,9 @@ def _style(place: int) -> dict[str, Any]:
 
 
 def _trace(run: RunRecord, value: _Value) -> _Trace:
-    return [(point.step, y) for point in run.curve if (y := value(run, point)) is not None]
+    """Points of a curve; a number that no axis with its margins can show is left out."""
+    values = ((point.step, value(run, point)) for point in run.curve)
+    return [(step, y) for step, y in values if y is not None and (y == 0 or 1 / _SHOWN <= abs(y) <= _SHOWN)]
 
 
 def _lost(runs: Sequence[RunRecord]) -> list[bool]:
@@ -221,7 +249,7 @@ def _competitor(axes: "Axes", traces: Sequence[_Trace], lost: Sequence[bool], st
             axes.plot(*zip(*trace, strict=True), linewidth=0.7, alpha=0.45, **style)
     common = set.intersection(*(set(dict(trace)) for trace in drawn))
     steps = sorted(common)
-    means = [fmean(dict(trace)[step] for trace in drawn) for step in steps]
+    means = [mean([dict(trace)[step] for trace in drawn]) for step in steps]
     marker = "o" if max(map(len, drawn)) <= 12 else None  # noqa: PLR2004 - so few that one wants to see where they are
     (line,) = axes.plot(steps, means, linewidth=1.8, marker=marker, markersize=3.5, **style)
     for trace, gone in zip(traces, lost, strict=True):

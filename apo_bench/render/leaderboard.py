@@ -10,15 +10,17 @@ from apo_bench.evidence.leaderboard import Leaderboard, Row, Section
 from apo_bench.evidence.step_costs import doubts
 from apo_bench.records.cell import REFERENCE
 from apo_bench.render.terminal import paragraph, terminal_table
-from apo_bench.text import MISSING, epochs, escaped, quantity, seconds, size
+from apo_bench.text import MISSING, epochs, escaped, printable, quantity, seconds, shortened, size
 
 _Column = tuple[str, Callable[[Row], str]]
+_LONGEST_NAME = 200
+"""Characters of a name in a table: a valid one is shorter, with the settings that tell it from others."""
 
 
 def leaderboard_markdown(board: Leaderboard) -> str:
     """Render a whole leaderboard as a Markdown page."""
     lines = [
-        f"# Leaderboard: {board.suite}, scale {board.scale}",
+        f"# Leaderboard: {escaped(board.suite)}, scale {board.scale}",
         "",
         _progress(board),
         "",
@@ -72,7 +74,7 @@ def leaderboard_text(board: Leaderboard) -> str:
         "± is a 95 % interval over the n seeds; * marks a paired difference whose simultaneous 95 % interval excludes 0"
     )
     parts = [_section_text(section) for section in board.sections]
-    chosen = ["\n".join(["tuning", *(f"  {one.line}" for one in board.tuned)])] if board.tuned else []
+    chosen = ["\n".join(["tuning", *(f"  {printable(one.line)}" for one in board.tuned)])] if board.tuned else []
     return "\n\n".join([*parts, *chosen, key, _progress(board)])
 
 
@@ -80,7 +82,7 @@ def _section_text(section: Section) -> str:
     metric = section.facts.metric if section.facts else "score"
     digits = _digits(metric)
     columns: list[_Column] = [
-        ("optimizer", lambda row: row.competitor),
+        ("optimizer", lambda row: shortened(printable(row.competitor), _LONGEST_NAME)),
         ("precision", lambda row: str(row.precision)),
         ("test", lambda row: _score(row, digits)),
         *([("paper", lambda row: _number(row.reported, digits.value))] if _has_reported(section) else []),
@@ -93,7 +95,9 @@ def _section_text(section: Section) -> str:
     align = "<<" + ">" * (len(columns) - 2)
     emulated = dict.fromkeys(str(row.precision) for row in section.rows if row.emulated)
     note = f"\n{', '.join(emulated)} is emulated on this device: scores count, times do not" if emulated else ""
-    title = paragraph(f"{section.task} on {section.device}, {epochs(section.rows[0].epochs)}: {metric}")
+    title = paragraph(
+        f"{shortened(section.task, _LONGEST_NAME)} on {section.device}, {epochs(section.rows[0].epochs)}: {metric}"
+    )
     return f"{title}\n{terminal_table([name for name, _ in columns], cells, align, wrapped=0)}{note}"
 
 
@@ -162,7 +166,7 @@ def _columns(section: Section) -> list[_Column]:
     columns: list[_Column] = [
         ("optimizer", lambda row: escaped(row.competitor)),
         ("precision", lambda row: f"{row.precision} (emulated)" if row.emulated else str(row.precision)),
-        (f"test {metric}", lambda row: _score(row, digits)),
+        (f"test {escaped(metric)}", lambda row: _score(row, digits)),
         *(reported if _has_reported(section) else []),
         ("n", _count),
         (f"vs. {REFERENCE}", lambda row: _difference(row.versus_reference, digits, bold=True)),

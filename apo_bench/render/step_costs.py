@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 def step_cost_table(costs: "Sequence[tuple[Probed, StepCost]]") -> str:
     """A row a competitor: its step, the ratio to the reference, and the kinds of step with their shares."""
     from apo_bench.render.terminal import terminal_table
+    from apo_bench.text import printable
 
     rows = []
     for probed, cost in costs:
-        kinds = ", ".join(f"{name} {milliseconds:.3g} × {share:.3g}" for name, share, milliseconds in cost.kinds)
+        kinds = ", ".join(
+            f"{printable(name)} {milliseconds:.3g} × {share:.3g}" for name, share, milliseconds in cost.kinds
+        )
         half_width = f" ± {cost.half_width:.2g}" if cost.half_width else ""
         rows.append([probed.optimizer.name, f"{cost.milliseconds:.3g}", f"{cost.ratio:.3g}{half_width}", kinds])
     headers = ["optimizer", "ms/step", f"/ {costs[0][0].optimizer.name}", "kinds of step: ms × share"]

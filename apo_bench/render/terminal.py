@@ -4,6 +4,8 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 
+from apo_bench.text import columns, printable
+
 _GAP = "  "
 _NARROWEST = 40
 _WIDEST = 120
@@ -24,24 +26,30 @@ def terminal_table(
         rows: Cells, one a column.
         align: ``<`` or ``>`` a column.
         wrapped: The column whose cells go on below themselves where the table would be wider than the terminal. Lines
-            within its cells are kept.
+            within its cells are kept; those of a name in any other cell are escaped.
     """
-    lines = [[cell] for cell in map(list, rows)]
+    rows = [[cell if place == wrapped else printable(cell) for place, cell in enumerate(row)] for row in rows]
+    lines: list[list[Sequence[str]]] = [[row] for row in rows]
     if wrapped is not None:
         others = sum(wide for column, wide in enumerate(_widths([headers, *rows])) if column != wrapped)
         left = max(width() - others - len(_GAP) * (len(headers) - 1), _NARROWEST // 2)
-        lines = [_unfolded(row, wrapped, left) for row in rows]
+        lines = [list(_unfolded(row, wrapped, left)) for row in rows]
     laid = [headers, *(line for row in lines for line in row)]
     widths = _widths(laid)
     rule = ["-" * wide for wide in widths]
     return "\n".join(
-        _GAP.join(f"{cell:{side}{wide}}" for cell, side, wide in zip(row, align, widths, strict=True)).rstrip()
+        _GAP.join(_padded(cell, side, wide) for cell, side, wide in zip(row, align, widths, strict=True)).rstrip()
         for row in (headers, rule, *laid[1:])
     )
 
 
+def _padded(cell: str, side: str, wide: int) -> str:
+    padding = " " * (wide - columns(cell))
+    return cell + padding if side == "<" else padding + cell
+
+
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [max(map(columns, column)) for column in zip(*rows, strict=True)]
 
 
 def _unfolded(row: Sequence[str], wrapped: int, columns: int) -> list[list[str]]:

@@ -1,7 +1,6 @@
 """The leaderboard file of a plan, up to date while its runs finish."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -15,10 +14,13 @@ from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Role, RunRecord
 from apo_bench.records.spec import RunSpec
 from apo_bench.render.leaderboard import leaderboard_markdown
+from apo_bench.say import warn
 from apo_bench.store.store import Store
 
 _SECONDS = 2.0
 """Shortest time between two rewrites."""
+_SHARE = 0.05
+"""Of the time, at most so much is spent on rewriting: a long plan's runs do not wait for its long page."""
 
 
 class LiveLeaderboard(Watcher):
@@ -40,7 +42,7 @@ class LiveLeaderboard(Watcher):
         self._probes = probes
         self._records: dict[str, RunRecord] = {}
         self._next = 0.0
-        self._warn: Callable[[str], None] = _say
+        self._warn: Callable[[str], None] = warn
         self.lost: dict[str, tuple[str, str]] = {}
         self.show(plan)
 
@@ -86,12 +88,14 @@ class LiveLeaderboard(Watcher):
         self._share(found.values())  # another command may have finished it, for its own suite
         if not found:
             self.lost[run.run_id] = (run.title, message_of(outcome) or "interrupted")
-        if time.monotonic() >= self._next:
+        begin = time.monotonic()
+        if begin >= self._next:
             try:
                 self.publish()
             except OSError as error:
                 self._warn(f"cannot write {self.path} ({error.strerror}); the runs go on")
-            self._next = time.monotonic() + _SECONDS
+            end = time.monotonic()
+            self._next = end + max(_SECONDS, (end - begin) / _SHARE)
 
     def _share(self, records: Iterable[RunRecord]) -> None:
         """Let runs that were made for another suite count in this one too."""
@@ -106,7 +110,3 @@ class LiveLeaderboard(Watcher):
             self._store.share(suite, scale, others)
         except OSError as error:
             self._warn(f"{len(others)} runs of other suites are not counted in this one ({error.strerror})")
-
-
-def _say(message: str) -> None:
-    print(f"apo-bench: {message}", file=sys.stderr)

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
-import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
 
@@ -19,6 +17,7 @@ from apo_bench.records.run import now
 from apo_bench.records.spec import Device
 from apo_bench.records.suite import Suite
 from apo_bench.render.step_costs import step_cost_json, step_cost_table
+from apo_bench.say import note, say, show, show_json, warn
 from apo_bench.store.scan import Scan
 from apo_bench.store.store import Store
 
@@ -71,7 +70,7 @@ class ProbeSession:
     def carry_out(self, suite: Suite) -> int:
         """Measure every cell of a suite; returns the exit status."""
         settings = self.settings
-        found, remarks = planned_probes(
+        found, unavailable, remarks = planned_probes(
             suite,
             self.device,
             self.scan,
@@ -84,17 +83,20 @@ class ProbeSession:
             f"suite {suite.name}, scale {suite.scale}, on {self.device}: {len(found)} cells, each {settings.processes} "
             f"processes of {settings.rounds} rounds, {settings.threads} threads, store {self.store.path}"
         )
+        for line in unavailable:
+            warn(line)
         for line in remarks:
             self._tell(line)
         for number, planned in enumerate(found, start=1):
             names = " ".join(dict.fromkeys(optimizer.name for optimizer in planned.spec.competitors))
-            self._tell(f"\n{number} of {len(found)}: {planned.spec.title}: {names}")
+            self._tell("")
+            self._tell(f"{number} of {len(found)}: {planned.spec.title}: {names}")
             self._make(planned)
         if settings.output_is_data:
-            print(json.dumps({"probes": self.printed, "remarks": list(remarks)}, indent=2))
+            show_json({"probes": self.printed, "remarks": [*unavailable, *remarks]})
         if not found:
-            print("apo-bench: nothing was measured; see above", file=sys.stderr)
-        return 1 if self.failures or not found else 0
+            warn("nothing was measured; see above")
+        return 1 if self.failures or unavailable or not found else 0
 
     def _make(self, planned: PlannedProbe) -> None:
         record = None if self.settings.again else standing(planned, self.scan.probes)
@@ -120,7 +122,7 @@ class ProbeSession:
                 )
         except ProbeFailedError as error:
             self.failures += 1
-            print(f"apo-bench: {error}", file=sys.stderr)
+            warn(error)
             return
         record = assemble(planned.spec, samples, planned.fingerprints, environment, (started_at, now()))
         self.store.keep_probe(record)
@@ -139,16 +141,16 @@ class ProbeSession:
         costs = step_costs(record)
         self.printed.append(step_cost_json(record, costs))
         if costs:
-            self._tell(step_cost_table(costs))
+            show(step_cost_table(costs), flush=True, to_stderr=self.settings.output_is_data)
         for flag, names in doubts((probed.optimizer.name, cost) for probed, cost in costs).items():
             is_for_all = len(names) == len(costs) and len(names) > 1
             self._tell(f"doubtful{'' if is_for_all else ' (' + ', '.join(names) + ')'}: {flag}")
         for left in record.omitted:
             self.failures += 1
-            print(f"apo-bench: {record.spec.title}: {left.optimizer.name} left out: {left.message}", file=sys.stderr)
+            warn(f"{record.spec.title}: {left.optimizer.name} left out: {left.message}")
 
-    def _tell(self, text: str) -> None:
-        print(text, file=sys.stderr if self.settings.output_is_data else sys.stdout, flush=True)
+    def _tell(self, line: str) -> None:
+        (note if self.settings.output_is_data else say)(line, flush=True)
 
 
 def refuse_beside_runs(store: Store, device: Device) -> None:
@@ -160,7 +162,8 @@ def refuse_beside_runs(store: Store, device: Device) -> None:
     running = [run for run in store.active() if run.running and run.intent.spec.device == device]
     if running:
         others = f" and {len(running) - 1} more" if len(running) > 1 else ""
+        who = f" ({running[0].holder})" if running[0].holder else ""
         raise UsageError(
-            f"a run is in flight on {device}: {running[0].intent.spec.title}{others}; a probe needs the device to "
+            f"a run is in flight on {device}: {running[0].intent.spec.title}{others}{who}; a probe needs the device to "
             "itself: wait for the runs, or stop them (Ctrl-C; they can be continued), and probe then"
         )

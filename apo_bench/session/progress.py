@@ -33,7 +33,7 @@ from apo_bench.records.outcome import (
     message_of,
 )
 from apo_bench.records.spec import RunSpec
-from apo_bench.text import duration, epochs
+from apo_bench.text import duration, epochs, printable
 
 
 class Display(Watcher):
@@ -61,7 +61,6 @@ class Display(Watcher):
         self._spent_expected = 0.0
         self._begin = time.monotonic()
         self._last: dict[str, CurvePoint] = {}
-        self._told_elsewhere = False
         self._said: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Self:
@@ -104,11 +103,12 @@ class Display(Watcher):
             + (f"; about {left} left" if left and self.done < self.runs else "")
         )
 
-    def elsewhere(self, runs: int) -> None:
-        """Say once that another process works on the rest."""
-        if not self._told_elsewhere:
-            self._told_elsewhere = True
-            self._print(f"another process is running the remaining {runs} runs; waiting for it (Ctrl-C stops)")
+    def elsewhere(self, runs: int, who: str, waited: float) -> None:
+        """Say which process works on the rest, and how long it has been waited for."""
+        so_far = f" {duration(waited)} so far;" if waited >= 1.0 else ""
+        self._print(
+            f"another process is running the remaining {runs} runs; waiting for it,{so_far} Ctrl-C stops ({who})"
+        )
 
     def warn(self, message: str) -> None:
         """Print a line about something that does not stop the runs."""
@@ -116,10 +116,10 @@ class Display(Watcher):
 
     def draining(self, runs: int) -> None:
         """Say what Ctrl-C does."""
-        self._print(f"stopping after the {runs} runs in flight; Ctrl-C again stops them now")
+        self._print(f"stopping after the {runs} runs in flight; Ctrl-C again saves them and stops now")
 
     def _print(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def _result(self, run: RunSpec, outcome: Outcome) -> str:
         point = self._last.get(run.run_id)
@@ -199,7 +199,7 @@ class TerminalDisplay(Display):
 
     def started(self, run: RunSpec) -> None:
         """Add a bar."""
-        self._by_run[run.run_id] = self._bars.add_task(_short(run), total=None, count="", state="")
+        self._by_run[run.run_id] = self._bars.add_task(printable(_short(run)), total=None, count="", state="")
 
     def event(self, run: RunSpec, event: Event) -> None:
         """Move the run's bar."""

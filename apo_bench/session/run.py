@@ -10,12 +10,14 @@ from pathlib import Path
 from apo_bench.evidence.tuning import Tuned
 from apo_bench.execution.job import Job
 from apo_bench.execution.local import execute
+from apo_bench.execution.stopping import StoppedBySignalError
 from apo_bench.execution.watcher import Watcher
 from apo_bench.planning.plan import Plan, PlannedRun, PlannedSearch
 from apo_bench.records.outcome import Crashed, Failed, Outcome, OutOfMemory
 from apo_bench.records.run import Intent
 from apo_bench.records.spec import RunSpec
 from apo_bench.render.leaderboard import leaderboard_text
+from apo_bench.say import note, say, show, warn
 from apo_bench.session.live import LiveLeaderboard
 from apo_bench.session.progress import display
 from apo_bench.store.store import Store
@@ -84,25 +86,29 @@ class RunSession(Watcher):
         self.store.remove_orphans()
         complete = True
         if plan.pending:
-            plan, complete = self._make(plan)
+            try:
+                plan, complete = self._make(plan)
+            except StoppedBySignalError:
+                with contextlib.suppress(OSError):
+                    self.live.publish()
+                raise
         board = self.live.publish()
         if not self.settings.output_is_data:
-            print(f"\n{leaderboard_text(board)}\nleaderboard: {self.live.path}")
+            show(f"\n{leaderboard_text(board)}")
+            say(f"leaderboard: {self.live.path}")
         if not complete:
-            print("interrupted; the same command continues", file=sys.stderr)
+            note("interrupted; the same command continues")
             return 1
         failures = [*board.failures, *self.live.lost.values()]
         if failures:
             title, message = failures[0]
             output = self._outputs.get(title)
             where = f"; see {output}" if output else ""
-            print(
-                f"apo-bench: {len(failures)} runs failed, the first: {title}: {message}{where}; "
-                "the same command tries them again",
-                file=sys.stderr,
+            warn(
+                f"{len(failures)} runs failed, the first: {title}: {message}{where}; the same command tries them again"
             )
         for line in _without_setting(plan):
-            print(f"apo-bench: {line}", file=sys.stderr)
+            warn(line)
         return 1 if failures or plan.dropped or plan.unavailable else 0
 
     def _make(self, plan: Plan) -> tuple[Plan, bool]:
@@ -164,10 +170,9 @@ def warn_of_ends(searches: Iterable[PlannedSearch]) -> None:
     """One line for each choice at an end of its grid."""
     for one in searches:
         if one.tuned.ends:
-            print(
-                f"apo-bench: {one.tuned.line}: a better may lie beyond; widen the grid, or give "
-                f"--set {_field(one.tuned, one.tuned.ends[0])}=VALUE",
-                file=sys.stderr,
+            warn(
+                f"{one.tuned.line}: a better may lie beyond; widen the grid, or give "
+                f"--set {_field(one.tuned, one.tuned.ends[0])}=VALUE"
             )
 
 
@@ -192,12 +197,14 @@ def _wandb_following(store: Path) -> Iterator[None]:
     """Let W&B follow the store meanwhile; whatever becomes of it, the runs do not wait for it."""
     command = [sys.executable, "-m", "apo_bench", "wandb", "push", "--follow", "--store", str(store)]
     follower = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - our own command
+    patience = 0.0  # whoever stops the command by force does not wait for W&B
     try:
         yield
+        patience = _WANDB_SECONDS
     finally:
         if follower.stdin:
             follower.stdin.close()
         try:
-            follower.wait(timeout=_WANDB_SECONDS)
+            follower.wait(timeout=patience)
         except subprocess.TimeoutExpired:
-            print("apo-bench: W&B is still busy; it goes on in the background", file=sys.stderr)
+            warn("W&B is still busy; it goes on in the background")

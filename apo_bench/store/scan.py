@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
 from apo_bench.records.events import Event, decode_event
+from apo_bench.records.order import is_ahead, place
 from apo_bench.records.probe import ProbeRecord, decode_probe
 from apo_bench.records.run import Fingerprint, NewerSchemaError, Role, RunRecord, decode_record
 from apo_bench.records.spec import Scale
@@ -41,6 +43,7 @@ class Scan:
         by_folder: Readable records with the folder of each, oldest first.
         unreadable: The others.
         probes: Readable records of probes, oldest first.
+        ahead: Those whose time is in the future: a clock was ahead, or this one is behind. They count as the oldest.
         shared: By suite and scale, runs that count there although they were made for another, with their role there;
             `None` where it is the one that they were made for.
     """
@@ -49,6 +52,7 @@ class Scan:
     unreadable: tuple[Unreadable, ...] = ()
     probes: tuple[ProbeRecord, ...] = ()
     shared: Mapping[tuple[str, Scale], Mapping[str, Role | None]] = dataclasses.field(default_factory=dict)
+    ahead: Mapping[Path, str] = dataclasses.field(default_factory=dict)
 
     @property
     def damaged(self) -> tuple[Unreadable, ...]:
@@ -65,17 +69,21 @@ class Scan:
         found = (record for record in reversed(self.results(run_id)) if record.fingerprint == fingerprint)
         return next(found, None)
 
+    def attempt(self, run_id: str, fingerprint: Fingerprint) -> RunRecord | None:
+        """The newest record of a run that was made with this code and data, a result preferred to a failure."""
+        own = [record for record in self._attempts.get(run_id, ()) if record.fingerprint == fingerprint]
+        return next((record for record in reversed(own) if record.is_result), own[-1] if own else None)
+
     def results(self, run_id: str) -> Sequence[RunRecord]:
         """The results of a run, of whatever code and data, oldest first."""
-        return self._results.get(run_id, ())
+        return [record for record in self._attempts.get(run_id, ()) if record.is_result]
 
     @cached_property
-    def _results(self) -> Mapping[str, Sequence[RunRecord]]:
-        results: dict[str, list[RunRecord]] = defaultdict(list)
+    def _attempts(self) -> Mapping[str, Sequence[RunRecord]]:
+        attempts: dict[str, list[RunRecord]] = defaultdict(list)
         for record in self.records:
-            if record.is_result:
-                results[record.run_id].append(record)
-        return dict(results)
+            attempts[record.run_id].append(record)
+        return dict(attempts)
 
     def newest(self, fingerprint: Fingerprint | None = None) -> dict[str, RunRecord]:
         """The newest record of each run, results preferred to failures; of this code and data, where it is given."""
@@ -119,19 +127,22 @@ def scan(store: Path, run_id: str = "") -> Scan:
             unreadable.append(Unreadable(folder, "not a run's folder"))
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             unreadable.append(_unreadable(folder, error))
-    oldest_first = dict(sorted(records.items(), key=lambda item: item[1].finished_at))
+    present = datetime.now(UTC)
+    oldest_first = dict(sorted(records.items(), key=lambda item: place(item[1], present)))
+    ahead = {path: record.finished_at for path, record in oldest_first.items() if is_ahead(record, present)}
     if run_id:
-        return Scan(oldest_first, tuple(unreadable))
-    probes: list[ProbeRecord] = []
+        return Scan(oldest_first, tuple(unreadable), ahead=ahead)
+    probes: dict[Path, ProbeRecord] = {}
     for path in sorted((store / "probes").glob("*.json")):
         try:
-            probes.append(_read_probe(path))
+            probes[path] = _read_probe(path)
         except FileNotFoundError:
             continue  # another process set it aside
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             unreadable.append(_unreadable(path, error))
-    probes.sort(key=lambda record: record.finished_at)
-    return Scan(oldest_first, tuple(unreadable), tuple(probes), dict(_shared(store)))
+    ahead |= {path: record.finished_at for path, record in probes.items() if is_ahead(record, present)}
+    probed = sorted(probes.values(), key=lambda record: place(record, present))
+    return Scan(oldest_first, tuple(unreadable), tuple(probed), dict(_shared(store)), ahead)
 
 
 def _read_record(folder: Path) -> RunRecord:

@@ -9,7 +9,7 @@ import torch
 from apo_bench.data.examples import Examples
 from apo_bench.data.transfer import send
 from apo_bench.models.decoding import beam_search
-from apo_bench.records.run import Direction
+from apo_bench.records.facts import Direction
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.bleu import BLEU

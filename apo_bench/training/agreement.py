@@ -11,7 +11,7 @@ from apo_bench.errors import UsageError
 from apo_bench.plugins.metrics import CorpusMetric, Counted, Metric
 from apo_bench.plugins.task import Task
 from apo_bench.problem.shapes import Checked, ShapeError
-from apo_bench.records.run import Direction
+from apo_bench.records.facts import Direction
 
 
 def check_targets(task: Task, outputs: Tensor, splits: Splits) -> None:

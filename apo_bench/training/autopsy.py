@@ -16,16 +16,17 @@ module's output. What is not finite in a model or rule that has taken no step (a
 """
 
 import gc
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from apo_bench.errors import last_line
 from apo_bench.problem.held import tensors_in
 from apo_bench.problem.problem import Gradients
 from apo_bench.records.outcome import Diverged, NonFinite, Reason
+from apo_bench.say import note
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.loop import Loop
 from apo_bench.training.watched import WatchedProblem
@@ -72,9 +73,7 @@ def first_non_finite(
             del look
             start = earlier
     except Exception as error:  # noqa: BLE001 - the outcome is known; a second look must not change it
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
-        print(f"no second look at the divergence at step {diverged.step}: {reason}", file=sys.stderr)  # noqa: T201 - the run's own log
+        note(f"no second look at the divergence at step {diverged.step}: {last_line(error)}")  # into the run's own log
     return None
 
 

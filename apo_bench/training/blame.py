@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from apo_bench.errors import ApoBenchError
+from apo_bench.errors import ApoBenchError, last_line
 from apo_bench.problem.rule import UpdateRule
 
 OF_THE_MACHINE = (MemoryError, OSError, torch.OutOfMemoryError, torch.AcceleratorError)
@@ -40,7 +40,7 @@ def is_the_rules_fault(error: Exception, rule: UpdateRule) -> bool:
         error: What was raised.
         rule: Whose step it came out of.
     """
-    if isinstance(error, OF_THE_MACHINE) or "can't allocate memory" in str(error):
+    if isinstance(error, OF_THE_MACHINE) or "can't allocate memory" in last_line(error):
         return False
     package = type(rule).__module__.rpartition(".")[0] or type(rule).__module__
     frames = list(_frames(error))

@@ -7,7 +7,6 @@ last step.
 
 import contextlib
 import math
-import sys
 import time
 from statistics import median
 from typing import Any
@@ -27,21 +26,24 @@ from apo_bench.problem.model_state import load_saved_state, saved_state
 from apo_bench.problem.rule import Observable, Schedulable, StepResult
 from apo_bench.problem.seeds import restore_random_state
 from apo_bench.records.events import CurvePoint, Evaluated, Progress, Remarked, Started
+from apo_bench.records.facts import Cost
 from apo_bench.records.outcome import Diverged, Reason, Undefined
-from apo_bench.records.run import Cost
 from apo_bench.records.schedules import Constant, learning_rate_factor
+from apo_bench.say import note
 from apo_bench.training.blame import RuleFailedError, is_the_rules_fault
 from apo_bench.training.checkpoint import Checkpoints, NotStorableError
 from apo_bench.training.evaluation import evaluate
 from apo_bench.training.result import Training, left_alone_by, outcome_of, precision_of, scores_of
 from apo_bench.training.setup import Setup
 from apo_bench.training.state import TrainingState
+from apo_bench.training.stop import Stop, Stopped
 
 BLOCK = 20
 """Steps between two looks at the losses, each of which synchronizes the device."""
 GIVE_UP = 40
 """Skipped steps in a row after which loss scaling has failed: the scale has fallen by 2⁴⁰."""
 _PROGRESS_SECONDS = 0.5
+_SHOWN = 500
 
 
 class Loop:
@@ -49,9 +51,11 @@ class Loop:
 
     Args:
         setup: What it is given.
+        stop: Where it is asked to end early.
 
     Attributes:
         setup: What it was given.
+        stop: Where it is asked to end early.
         state: Where it stands; a checkpoint holds it.
         diverged: Set where the run has diverged.
         undefined: Set where its metric is no number on the test split, though the loss is finite.
@@ -61,8 +65,9 @@ class Loop:
         UsageError: The rule cannot follow the run's schedule.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, stop: Stop | None = None) -> None:
         self.setup = setup
+        self.stop = stop or Stop()
         self.state = TrainingState()
         self.diverged: Diverged | None = None
         self.undefined: Undefined | None = None
@@ -74,7 +79,11 @@ class Loop:
         self._is_storable = True
 
     def run(self, checkpoints: Checkpoints | None = None) -> Training:
-        """Train to the outcome."""
+        """Train to the outcome.
+
+        Raises:
+            Stopped: It was asked to end; what it had is in its checkpoint.
+        """
         setup = self.setup
         setup.observe(Started(steps=setup.total_steps, left_alone=left_alone_by(setup.rule)))
         memory = PeakMemory(setup.clock.device)
@@ -83,17 +92,17 @@ class Loop:
         last_save = time.monotonic()
         self._card.start()
         while state.taken < setup.total_steps and self.diverged is None:
-            to_evaluation = between - state.taken % between
-            self.block(min(BLOCK, to_evaluation, setup.total_steps - state.taken))
+            if self.stop.asked:
+                self._save(checkpoints, memory)
+                raise Stopped
+            since_evaluation = state.taken % between
+            # where a run was stopped within a block, the rest of it: blocks begin where they would have begun
+            rest_of_block = BLOCK - since_evaluation % BLOCK
+            self.block(min(rest_of_block, between - since_evaluation, setup.total_steps - state.taken))
             if self.diverged is None and (state.taken % between == 0 or state.taken == setup.total_steps):
                 with memory.aside():
                     self._evaluate_curve()
-            if (
-                checkpoints
-                and self._is_storable
-                and self.diverged is None
-                and time.monotonic() >= last_save + checkpoints.every_seconds
-            ):
+            if checkpoints and self.diverged is None and time.monotonic() >= last_save + checkpoints.every_seconds:
                 with memory.aside():
                     self._save(checkpoints, memory)
                 last_save = time.monotonic()
@@ -121,7 +130,7 @@ class Loop:
 
     def resume(self, checkpoints: Checkpoints | None) -> None:
         """Take up the run's checkpoint, where there is one."""
-        saved = checkpoints.load() if checkpoints else None
+        saved = checkpoints.load(self._remark) if checkpoints else None
         if saved is not None:
             self._load_state_dict(saved)
             self.state.continued += 1
@@ -132,7 +141,7 @@ class Loop:
         before, first = clock.training, state.taken
         with clock.train():
             for _ in range(steps):
-                if not self._step(first):
+                if not self._step(first) or self.stop.asked:
                     break
         if state.taken > first:
             state.block_ms.append(1000.0 * (clock.training - before) / (state.taken - first))
@@ -276,8 +285,7 @@ class Loop:
                 setup.rule, setup.problem, setup.batches.draw, consecutive_after(self.state.taken)
             ) or ExactCost.unknown("loss scaling kept skipping the steps")
         except Exception as error:  # noqa: BLE001 - the run is done: a plugin that fails here loses only its count
-            line = next(iter(str(error).splitlines()), "")
-            exact = ExactCost.unknown(f"{type(error).__name__}: {line}")
+            exact = ExactCost.unknown(last_line(error))
         if exact.not_counted is not None:
             self._say(f"the cost of a step was not counted: {exact.not_counted}")
         return exact
@@ -313,7 +321,9 @@ class Loop:
             None if reserved is None else max(reserved, state.reserved_bytes),
         )
 
-    def _save(self, checkpoints: Checkpoints, memory: PeakMemory) -> None:
+    def _save(self, checkpoints: Checkpoints | None, memory: PeakMemory) -> None:
+        if checkpoints is None or not self._is_storable:
+            return
         peak, reserved = self._peaks(memory)
         self.state.peak_bytes, self.state.reserved_bytes = peak or 0, reserved or 0
         try:
@@ -322,11 +332,9 @@ class Loop:
             self._say(f"no checkpoint at step {self.state.taken}: {error}")
         except Exception as error:  # noqa: BLE001 - a plugin's state costs the checkpoints, not the run
             self._is_storable = False
-            words = str(error) if isinstance(error, NotStorableError) else f"{type(error).__name__}: {error}"
+            words = str(error) if isinstance(error, NotStorableError) else last_line(error)
             name = self.setup.spec.optimizer.name
-            self.setup.observe(
-                Remarked(message=f"not checkpointed, because the state of {name} cannot be stored ({words})")
-            )
+            self._remark(f"not checkpointed, because the state of {name} cannot be stored ({words[:_SHOWN]})")
 
     def _state_dict(self) -> dict[str, Any]:
         """Everything needed to continue as if nothing had happened."""
@@ -353,10 +361,15 @@ class Loop:
         setup.clock.load_state_dict(state["clock"])
         self.state = TrainingState.from_builtins(state["training"])
 
+    def _remark(self, line: str) -> None:
+        """Tell the user, and the run's own log."""
+        self.setup.observe(Remarked(message=line))
+        self._say(line)
+
     def _say(self, line: str) -> None:
         """Print into the run's own log, which may be on a full disk."""
         with contextlib.suppress(OSError):
-            print(line, file=sys.stderr)  # noqa: T201 - the run's own log
+            note(line)
 
 
 def _schedulable(setup: Setup) -> Schedulable | None:

@@ -7,8 +7,8 @@ import torch
 
 from apo_bench.problem.rule import PartlyWide, Selective, UpdateRule
 from apo_bench.records.events import CurvePoint
+from apo_bench.records.facts import Cost, Direction, PrecisionFacts, Scores, TaskFacts
 from apo_bench.records.outcome import Diverged, Exhausted, Outcome, Reached
-from apo_bench.records.run import Cost, Direction, PrecisionFacts, Scores, TaskFacts
 from apo_bench.training.setup import Setup
 from apo_bench.training.state import TrainingState
 

@@ -10,7 +10,7 @@ from apo_bench.plugins.task import Task
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import UpdateRule
 from apo_bench.records.events import Event
-from apo_bench.records.run import PrecisionFacts, TaskFacts
+from apo_bench.records.facts import PrecisionFacts, TaskFacts
 from apo_bench.records.spec import RunSpec
 
 

@@ -1,10 +1,10 @@
 """Where a run's training stands: the one value that changes while it trains, and that a checkpoint holds whole."""
 
-import math
 from typing import Any
 
 import msgspec
 
+from apo_bench.numbers import mean
 from apo_bench.records.events import CurvePoint
 
 
@@ -39,7 +39,7 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     def train_loss(self) -> float | None:
         """Mean loss since the last point of the curve; `None` where every step since then was skipped."""
         losses = self.since_evaluation
-        return math.fsum(losses) / len(losses) if losses else None
+        return mean(losses) if losses else None
 
     def to_builtins(self) -> dict[str, Any]:
         """As mappings, lists and numbers."""

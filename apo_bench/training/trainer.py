@@ -27,8 +27,8 @@ from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import UpdateRule
 from apo_bench.problem.seeds import Purpose
 from apo_bench.records.events import Event
+from apo_bench.records.facts import PrecisionBackend, TaskFacts
 from apo_bench.records.outcome import Diverged
-from apo_bench.records.run import PrecisionBackend, TaskFacts
 from apo_bench.records.spec import RunSpec
 from apo_bench.training import autopsy
 from apo_bench.training.agreement import check_metric, check_targets
@@ -38,6 +38,7 @@ from apo_bench.training.contract import check_loss, check_rule, check_splits
 from apo_bench.training.loop import Loop
 from apo_bench.training.result import Training
 from apo_bench.training.setup import Setup
+from apo_bench.training.stop import Stop
 from apo_bench.training.watched import WatchedProblem
 
 
@@ -85,6 +86,7 @@ def train(
     device: torch.device,
     observe: Callable[[Event], None] = lambda _: None,
     checkpoints: Checkpoints | None = None,
+    stop: Stop | None = None,
 ) -> Training:
     """Train one run from its first step, or from its checkpoint, to its outcome.
 
@@ -95,6 +97,7 @@ def train(
         device: Where; of the kind named in it.
         observe: Called with each event, off the clock.
         checkpoints: Where to save the run, and to find it when it was interrupted.
+        stop: Where it is asked to end early.
 
     Returns:
         Outcome, scores, cost and curve; all numbers in it are finite. After a divergence a second look, off the clock,
@@ -104,8 +107,9 @@ def train(
         UsageError: The device has no such precision, the optimizer cannot follow the schedule, or task or optimizer
             break their contract (`apo_bench.training.contract`).
         DataError: The dataset is missing or damaged.
+        Stopped: It was asked to end; what it had is in its checkpoint.
     """
-    training = prepare(run, task, competitor, device, observe).run(checkpoints)
+    training = prepare(run, task, competitor, device, observe, stop=stop).run(checkpoints)
     if not isinstance(training.outcome, Diverged):
         return training
     eager = msgspec.structs.replace(run, compile=False)
@@ -127,6 +131,7 @@ def prepare(
     splits: Splits | None = None,
     *,
     problem: type[Problem] = Problem,
+    stop: Stop | None = None,
 ) -> Loop:
     """Make everything a run needs and warm it up, as `train` does, and take no step.
 
@@ -138,6 +143,7 @@ def prepare(
         observe: Called with each event.
         splits: The task's data on the device, where they are shared; loaded otherwise.
         problem: Makes the problem that the rule sees.
+        stop: Where the run is asked to end early.
 
     Raises:
         UsageError: The device has no such precision, the optimizer cannot follow the schedule, or task or optimizer
@@ -180,7 +186,7 @@ def prepare(
         baseline=baseline,
         observe=observe,
     )
-    loop = Loop(setup)
+    loop = Loop(setup, stop)
     check_rule(run.optimizer.name, rule)
     return loop
 

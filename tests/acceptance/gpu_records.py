@@ -60,8 +60,8 @@ def run_checks(made: "Mapping[str, RunRecord | None]", *, device: str, device_na
     """
     import msgspec
 
+    from apo_bench.records.facts import PrecisionBackend
     from apo_bench.records.outcome import Diverged
-    from apo_bench.records.run import PrecisionBackend
 
     cuda = device == "cuda"
     results = [record for record in made.values() if record is not None and record.is_result]

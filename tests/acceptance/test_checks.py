@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from support.records import MADE_ON, made_probe, record
 
+from apo_bench.records.facts import Cost, PrecisionBackend, PrecisionFacts
 from apo_bench.records.outcome import Crashed, Diverged, Reason
 from apo_bench.records.probe import Omitted, ProbeRecord
-from apo_bench.records.run import Cost, PrecisionBackend, PrecisionFacts, RunRecord
+from apo_bench.records.run import RunRecord
 from apo_bench.records.spec import Device, OptimizerSpec, Precision
 
 CARD = "A Card"

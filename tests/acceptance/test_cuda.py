@@ -24,8 +24,8 @@ from apo_bench.measure.memory import PeakMemory
 from apo_bench.measure.nvml import NvmlCard, open_card
 from apo_bench.plugins.registry import optimizers
 from apo_bench.problem.objectives import BernoulliCrossEntropy, CrossEntropy, Objective, TokenCrossEntropy
+from apo_bench.records.facts import PrecisionBackend
 from apo_bench.records.outcome import Diverged
-from apo_bench.records.run import PrecisionBackend
 from apo_bench.records.spec import Precision
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.trainer import initial_model, prepare, train

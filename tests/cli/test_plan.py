@@ -6,6 +6,8 @@ import pytest
 from support.commands import TINY, records_in, store_of
 from support.shell import Shell
 
+from apo_bench.cli.plan import _listed
+
 
 def test_a_plan_runs_nothing_and_makes_no_store(tiny_shell: Shell) -> None:
     done = tiny_shell(*TINY, "--plan")
@@ -58,3 +60,16 @@ def test_costs_are_shown_at_paper_scale_without_asking_and_elsewhere_on_request(
     assert "GPU hours" in paper.stdout
     local = moon_shell(*PLAN, "--scale", "local", "--precisions", "fp32", status=1)
     assert "GPU hours" not in local.stdout
+
+
+@pytest.mark.parametrize(
+    ("seeds", "shown"),
+    [
+        ((0, 1, 2), "0,1,2"),
+        (tuple(range(10_000)), "0-9999"),
+        ((*range(100), 200, *range(300, 302)), "0-99,200,300-301"),
+        (tuple(range(0, 100, 2)), "0,2,4,6,8,10,12,14,16,18 and 40 more"),
+    ],
+)
+def test_many_seeds_are_shown_as_ranges(seeds: tuple[int, ...], shown: str) -> None:
+    assert _listed(seeds) == shown

@@ -33,7 +33,7 @@ from support.shell import Shell
         (["list", "task"], "cannot list 'task'; did you mean 'tasks'?"),
         (["lst"], "invalid choice: 'lst'"),
         (["run"], "the following arguments are required: --suite; see apo-bench run --help"),
-        (["run", "--suite", "classification", "--workers", "two"], "invalid int value: 'two'"),
+        (["run", "--suite", "classification", "--workers", "two"], "--workers must be a whole number (got 'two'); expected a whole number from 1 to 1024"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_one_line_with_how_to_fix_it(tiny_shell: Shell, arguments: list[str], message: str) -> None:

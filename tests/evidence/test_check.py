@@ -10,9 +10,10 @@ from support.records import FACTS
 from support.snapshots import SEEDS, found, held, ratios, run, runs
 
 from apo_bench.evidence.check import Finding, Quantity, Tolerances, Verdict, check
+from apo_bench.records.facts import Direction, PrecisionBackend
 from apo_bench.records.outcome import Diverged, Reason
 from apo_bench.records.probe import ProbeRecord
-from apo_bench.records.run import Direction, Fingerprint, PrecisionBackend
+from apo_bench.records.run import Fingerprint
 
 
 def test_what_did_not_change_holds() -> None:

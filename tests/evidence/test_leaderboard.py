@@ -10,12 +10,9 @@ from apo_bench.evidence.intervals import mean_interval
 from apo_bench.evidence.leaderboard import leaderboard, planned_leaderboard
 from apo_bench.evidence.table import run_table
 from apo_bench.records.events import CurvePoint
+from apo_bench.records.facts import Direction, PrecisionBackend
 from apo_bench.records.outcome import Crashed, Diverged, Failed, Reason, Undefined
-from apo_bench.records.run import (
-    Direction,
-    PrecisionBackend,
-    RunRecord,
-)
+from apo_bench.records.run import RunRecord
 from apo_bench.records.schedules import Constant, Cosine, Schedule, Step
 from apo_bench.records.spec import Budget, Precision, Scale
 from apo_bench.render.leaderboard import leaderboard_markdown, leaderboard_text

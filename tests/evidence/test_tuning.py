@@ -9,8 +9,9 @@ from support.records import FACTS, record
 from apo_bench.evidence.leaderboard import leaderboard, planned_leaderboard
 from apo_bench.evidence.tuning import GridSearch, Tuned, last_validation, searches_of, tune
 from apo_bench.records.events import CurvePoint
+from apo_bench.records.facts import Direction
 from apo_bench.records.outcome import Crashed, Diverged, Outcome, Reason
-from apo_bench.records.run import Direction, RunRecord
+from apo_bench.records.run import RunRecord
 from apo_bench.records.spec import Scalar, Scale
 from apo_bench.records.suite import TUNING_SEED
 from apo_bench.render.figures import drawings

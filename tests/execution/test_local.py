@@ -1,5 +1,7 @@
 """Runs and a probe of one store leave each other the device."""
 
+import os
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,6 +31,11 @@ def test_the_next_run_waits_for_a_probe_that_began_meanwhile(tmp_path: Path, mon
     executor = local._Executor([job], store, 1, Told())
     with store.probing(Device.CPU) as alone:
         assert alone
-        assert [executor._probed() for _ in range(3)] == [True] * 3
-    assert not executor._probed()
-    assert Told.warnings == ["a probe of this store is measuring; the next run waits for it"]
+        assert [executor._probed(Device.CPU) for _ in range(3)] == [True] * 3
+    assert not executor._probed(Device.CPU)
+    (warning,) = Told.warnings
+    assert re.fullmatch(
+        rf"a probe of this store is measuring \(process {os.getpid()} on .*, since .* UTC: .+\); "
+        "the next run waits for it",
+        warning,
+    )

@@ -34,7 +34,7 @@ TOLD: dict[str, tuple[Any, ...]] = {
     "started": (RUN,),
     "event": (RUN, Evaluated(point=POINT)),
     "finished": (RUN, Exhausted()),
-    "elsewhere": (2,),
+    "elsewhere": (2, "process 7 on host", 30.0),
     "warn": ("a probe is measuring; the next run waits for it",),
     "draining": (1,),
 }
@@ -67,6 +67,9 @@ def test_the_display_says_all_that_a_reader_waits_for() -> None:
         getattr(watchers, method)(*TOLD[method])
     lines = written.getvalue().splitlines()
     assert "apo-bench: a probe is measuring; the next run waits for it" in lines
-    assert "another process is running the remaining 2 runs; waiting for it (Ctrl-C stops)" in lines
-    assert "stopping after the 1 runs in flight; Ctrl-C again stops them now" in lines
+    assert (
+        "another process is running the remaining 2 runs; waiting for it, 30 s so far; Ctrl-C stops (process 7 on host)"
+        in lines
+    )
+    assert "stopping after the 1 runs in flight; Ctrl-C again saves them and stops now" in lines
     assert "[1/1] t o fp32 seed 0: validation 80 after 1 epoch, 1.0 s" in lines

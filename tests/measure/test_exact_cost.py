@@ -17,7 +17,7 @@ from apo_bench.optim.apo_p import APOP, Structure
 from apo_bench.optim.proximal import ProximalWeights
 from apo_bench.plugins.registry import optimizers
 from apo_bench.problem.rule import UpdateRule
-from apo_bench.records.run import PrecisionBackend
+from apo_bench.records.facts import PrecisionBackend
 from baselines.kfac.curvature import CorrectedCurvature
 from baselines.kfac.optimizer import KFAC, Settings
 

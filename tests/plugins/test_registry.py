@@ -20,15 +20,23 @@ def test_unknown_name_gets_a_suggestion() -> None:
         Registry(OPTIMIZERS, [_point("lion")])["lyon"]
 
 
-def test_two_registrations_of_one_name_are_an_error() -> None:
+def test_two_registrations_of_one_name_are_neither_and_stop_nothing_else() -> None:
+    registry = Registry(OPTIMIZERS, [_point("lion"), _point("adam"), _point("lion", "other:o"), _point("lion")])
+    assert registry.names() == ("adam",)
+    assert "lion" in registry
     with pytest.raises(UsageError, match="'lion' is registered by both"):
-        Registry(OPTIMIZERS, [_point("lion"), _point("lion", "other:o")])
+        registry["lion"]
+    assert [line.partition(" is ")[0] for line in registry.refused] == ["optimizer 'lion'"]
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a|b", "", "A", "x" * 81, "a\nb", "-x"])
-def test_hostile_names_are_refused(name: str) -> None:
+def test_hostile_names_are_refused_and_stop_nothing_else(name: str) -> None:
+    registry = Registry(OPTIMIZERS, [_point(name), _point("adam")])
+    assert registry.names() == ("adam",)
     with pytest.raises(UsageError, match="not usable"):
-        Registry(OPTIMIZERS, [_point(name)])
+        registry[name]
+    (line,) = registry.refused
+    assert len(line) < 250
 
 
 def test_a_plugin_that_fails_to_import_is_one_line() -> None:

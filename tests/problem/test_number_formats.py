@@ -11,7 +11,7 @@ from apo_bench.problem.objectives import CrossEntropy
 from apo_bench.problem.precision import PrecisionPolicy
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import TorchRule
-from apo_bench.records.run import PrecisionBackend
+from apo_bench.records.facts import PrecisionBackend
 from apo_bench.records.spec import Precision
 
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -16,7 +16,7 @@ from apo_bench.problem.objectives import CrossEntropy
 from apo_bench.problem.precision import LossScale, PrecisionPolicy
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import TorchRule
-from apo_bench.records.run import PrecisionBackend
+from apo_bench.records.facts import PrecisionBackend
 from apo_bench.records.spec import Precision, Scale
 from apo_bench.suites import suite
 

@@ -35,4 +35,4 @@ def test_another_torch_is_said() -> None:
 def test_a_hostile_name_stays_in_its_cell_of_the_page() -> None:
     before = held([run("kfac", task="a|b<script>")])
     page = check_markdown(check(before, held([])), before, held([]), "b.json")
-    assert "a\\|b\\<script\\>" in page
+    assert "a\\|b&lt;script&gt;" in page

@@ -1,5 +1,7 @@
 """Figures: drawn only from records, the same bytes each time, in the folder that was named and nowhere else."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from support.records import record
@@ -24,9 +26,12 @@ def _run(
     precision: Precision = Precision.FP32,
     task: str = "t",
     lost: bool = False,
+    **hyperparameters: Any,
 ) -> RunRecord:
     outcome = Diverged(step=10 * len(losses) + 3, reason=Reason.TRAINING_LOSS) if lost else None
-    made = record(optimizer, seed, None if lost else 80.0, outcome=outcome, precision=precision, task=task)
+    made = record(
+        optimizer, seed, None if lost else 80.0, outcome=outcome, precision=precision, task=task, **hyperparameters
+    )
     points = tuple(
         CurvePoint(
             step=10 * place,
@@ -126,6 +131,32 @@ def test_each_budget_has_a_figure_of_its_own() -> None:
 def test_no_name_in_a_record_escapes_the_folder(name: str) -> None:
     with pytest.raises(UsageError, match="not usable"):
         _names(_run(task=name))
+
+
+def test_a_name_that_is_not_fit_for_a_file_stops_no_other_figure() -> None:
+    drawn = drawings("s", Scale.LOCAL, [_run(task="a/b"), _run(), _run(task="z")])
+    assert [next(drawn).name, next(drawn).name] == ["s-local-t", "s-local-z"]
+    with pytest.raises(UsageError, match="'a/b' is not usable"):
+        next(drawn)
+
+
+@pytest.mark.parametrize("name", ["a\x1b]0;x\x07\n\u202e", "😀 日本", "", "$x$^{", "x" * 1000, "e" + "\u0301" * 300])
+def test_any_name_is_a_label(name: str) -> None:
+    made = [_run(name), _run("sgdm"), _run(name, precision=Precision.FP16)]
+    facts = made[0].task
+    assert facts is not None
+    made = [msgspec.structs.replace(one, task=msgspec.structs.replace(facts, metric=name)) for one in made]
+    (drawing,) = drawings("s", Scale.LOCAL, made)  # a glyph that is missing, or no room, would be a warning
+    assert drawing.png.startswith(b"\x89PNG")
+    shown = [text.get_text() for text in curves(made).legends[0].get_texts()]
+    assert all(text.isprintable() and len(text) < 1000 for text in shown)
+    assert len(shown) == 2
+
+
+def test_two_competitors_of_one_label_are_both_drawn() -> None:
+    made = [_run("o"), _run("o", lr=1.0), _run("o (lr=0.1)", losses=(3.0, 3.0, 3.0))]
+    assert [3.0] * 3 in _lines(curves(made).axes[0])
+    assert [1.0, 0.5, 0.25] in _lines(curves(made).axes[0])
 
 
 def test_no_name_in_a_record_is_read_as_mathematics() -> None:

@@ -6,10 +6,8 @@ from support.records import FACTS, record
 
 from apo_bench.evidence.leaderboard import leaderboard
 from apo_bench.evidence.table import run_table
+from apo_bench.records.facts import Direction
 from apo_bench.records.outcome import Crashed, Diverged, NonFinite, Reason
-from apo_bench.records.run import (
-    Direction,
-)
 from apo_bench.records.spec import Scale
 from apo_bench.render.leaderboard import leaderboard_markdown, leaderboard_text
 

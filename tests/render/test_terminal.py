@@ -39,6 +39,11 @@ def test_a_table_that_fits_is_no_wider_than_its_cells(monkeypatch: pytest.Monkey
     ]
 
 
+def test_columns_stand_below_each_other_whatever_the_letters() -> None:
+    table = terminal_table(["a", "n"], [["日本", "1"], ["e\u0301", "22"], ["x\ny", "3"]], "<>")
+    assert table.splitlines() == ["a      n", "----  --", "日本   1", "e\u0301     22", "x\\ny   3"]
+
+
 def test_a_name_is_never_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     name = "libreoffice-de-en-2k.transformer-small"

@@ -6,24 +6,11 @@ from typing import Any
 import msgspec
 
 from apo_bench.evidence.step_costs import StepCost, step_costs
+from apo_bench.records.facts import Cost, Direction, Environment, PrecisionBackend, PrecisionFacts, Scores, TaskFacts
 from apo_bench.records.outcome import Exhausted, Outcome
 from apo_bench.records.probe import SCHEMA as PROBE_SCHEMA
 from apo_bench.records.probe import KindTimes, Probed, ProbeRecord, ProbeSpec
-from apo_bench.records.run import (
-    SCHEMA,
-    Cost,
-    Direction,
-    Environment,
-    Fingerprint,
-    Intent,
-    PrecisionBackend,
-    PrecisionFacts,
-    Role,
-    RunRecord,
-    Scores,
-    TaskFacts,
-    now,
-)
+from apo_bench.records.run import SCHEMA, Fingerprint, Intent, Role, RunRecord, now
 from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scalar, Scale
 from apo_bench.records.suite import TUNING_SEED
 

@@ -9,8 +9,9 @@ from support.records import MADE_ON, made_probe, record
 
 from apo_bench.evidence.check import Quantity, Verdict, check
 from apo_bench.evidence.snapshot import snapshot_of
+from apo_bench.records.facts import Cost
 from apo_bench.records.probe import ProbeRecord
-from apo_bench.records.run import Cost, RunRecord
+from apo_bench.records.run import RunRecord
 from apo_bench.records.snapshot import Snapshot
 from apo_bench.records.spec import Scale
 

@@ -11,7 +11,7 @@ from support.shell import Shell
 from apo_bench.planning.grid import Waiting, unroll
 from apo_bench.plugins.optimizer import resolve_hyperparameters
 from apo_bench.plugins.registry import optimizers, tasks
-from apo_bench.records.run import Direction
+from apo_bench.records.facts import Direction
 from apo_bench.records.spec import Budget, Device, OptimizerSpec, RunSpec, Scalar, Scale
 from apo_bench.suites import suite
 from apo_bench.training.result import Training

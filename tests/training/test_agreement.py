@@ -30,7 +30,7 @@ from apo_bench import (
 )
 from apo_bench.plugins.registry import optimizers
 from apo_bench.problem.shapes import IGNORED
-from apo_bench.records.run import Direction
+from apo_bench.records.facts import Direction
 from apo_bench.training.agreement import mean_of
 from apo_bench.training.evaluation import evaluate
 from apo_bench.training.trainer import prepare

@@ -22,8 +22,8 @@ from torch.autograd.graph import get_gradient_edge
 
 from apo_bench.data.examples import Batch
 from apo_bench.plugins.task import Task
+from apo_bench.records.facts import PrecisionBackend
 from apo_bench.records.outcome import Diverged, Exhausted, NonFinite, Reason
-from apo_bench.records.run import PrecisionBackend
 from apo_bench.records.spec import Precision
 from apo_bench.training.loop import GIVE_UP
 

@@ -2,8 +2,11 @@
 
 import dataclasses
 import errno
+import hashlib
 import math
+import os
 from collections import deque
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from support.devices import CPU
 from support.runs import TASK, numbers_of, run_spec
@@ -96,6 +100,139 @@ def test_a_damaged_checkpoint_is_ignored(tmp_path: Path, length: int) -> None:
     data = (tmp_path / CHECKPOINT).read_bytes()
     (tmp_path / CHECKPOINT).write_bytes(data[:length])
     assert checkpoints.load() is None
+
+
+SMALL = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "taken": 20, "curve": [{"step": 20, "loss": 0.25}]}
+
+
+def _flips(data: bytes) -> Iterator[bytes]:
+    """The file with a flipped bit in each place."""
+    for place in range(len(data)):
+        yield data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :]
+
+
+def test_no_changed_byte_of_a_checkpoint_goes_unnoticed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "one")
+    checkpoints.save(SMALL)
+    path = tmp_path / CHECKPOINT
+    data = path.read_bytes()
+    said: list[str] = []
+    for flipped in _flips(data):
+        path.write_bytes(flipped)
+        assert checkpoints.load(said.append) is None
+    assert len(said) == len(data)
+    assert {line.startswith("the checkpoint cannot be read (") for line in said} == {True}
+    path.write_bytes(data)
+    assert checkpoints.load(said.append) is not None
+
+
+def _resealed(data: bytes) -> bytes:
+    """A file whose digest is that of what it holds, whatever that is."""
+    place = data.index(b'"digest":"') + len(b'"digest":"')
+    bare = data[:place] + b"0" * 64 + data[place + 64 :]
+    return data[:place] + hashlib.sha256(bare).hexdigest().encode() + data[place + 64 :]
+
+
+def _with_state(state: str) -> bytes:
+    header = {"identity": "one", "state": state, "digest": "0" * 64}
+    return _resealed(safetensors.torch.save({"0": torch.ones(2)}, header))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "",
+        "{",
+        "1",
+        "[]",
+        "null",
+        "[" * 100_000,
+        '{"list": [' * 20_000,
+        '{"mapping": [["a", {"tensor": ["9", [1]]}]]}',
+        '{"mapping": [["a", {"tensor": ["0", [4611686018427387904]]}]]}',
+        '{"mapping": [["a", {"tensor": ["0", ["x"]]}]]}',
+        '{"mapping": [["a", {"array": ["0", "O", [1], false]}]]}',
+        '{"mapping": [["a"]]}',
+        '{"mapping": [[{"list": [[]]}, 1]]}',
+        '{"surprise": [[]]}',
+        '{"device": "nowhere"}',
+        '{"generator": ["cpu", {"tensor": ["0", [1]]}]}',
+        '{"deque": [[1], -1]}',
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_checkpoint_that_holds_nonsense_under_a_good_digest_is_none(tmp_path: Path, state: str) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(_with_state(state))
+    said: list[str] = []
+    assert Checkpoints(tmp_path, "one").load(said.append) is None
+    (line,) = said
+    assert line.startswith("the checkpoint cannot be read (")
+    assert line.endswith("); the run begins again")
+    assert len(line) < 400
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00" * 7,
+        b"\xff" * 8,
+        b"\xff\xff\xff\xff\x00\x00\x00\x00",
+        (10**6).to_bytes(8, "little") + b'{"__metadata__":{"digest":"',
+        (2).to_bytes(8, "little") + b"{}",
+        _resealed((94).to_bytes(8, "little") + b'{"__metadata__":{"digest":"' + b"0" * 64 + b'"}}x'),
+        safetensors.torch.save({"0": torch.ones(2)}, {"identity": "one", "state": "{}"}),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_none(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(data)
+    said: list[str] = []
+    assert Checkpoints(tmp_path, "one").load(said.append) is None
+    assert len(said) == 1
+
+
+def test_neither_a_pipe_nor_a_folder_nor_a_link_is_a_checkpoint(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, "one").save(SMALL)
+    path = tmp_path / CHECKPOINT
+    elsewhere = path.rename(tmp_path / "elsewhere")
+    makers: list[Callable[[], object]] = [
+        lambda: os.mkfifo(path),
+        path.mkdir,
+        lambda: path.symlink_to(elsewhere),
+        lambda: path.symlink_to(path),
+    ]
+    for make in makers:
+        make()
+        said: list[str] = []
+        assert Checkpoints(tmp_path, "one").load(said.append) is None
+        assert len(said) == 1
+        path.rmdir() if path.is_dir() else path.unlink()
+    said = []
+    assert Checkpoints(tmp_path, "one").load(said.append) is None
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda data: data[:-1], lambda data: data[:-9] + bytes([data[-9] ^ 64]) + data[-8:]], ids=["short", "bit"]
+)
+def test_a_run_with_a_damaged_checkpoint_begins_again_says_so_and_ends_as_undisturbed(
+    tmp_path: Path, harm: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bit of a weight that flipped made another result, and no word was said."""
+    undisturbed = _train("sgdm", Precision.FP32, None)
+    checkpoints = Checkpoints(tmp_path, "run", every_seconds=0.0)
+    with pytest.raises(KilledError):
+        _train("sgdm", Precision.FP32, checkpoints, _killed_at(40))
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(harm(path.read_bytes()))
+    events: list[Event] = []
+    again = _train("sgdm", Precision.FP32, checkpoints, events.append)
+    assert again.continued == 0
+    assert numbers_of(again) == numbers_of(undisturbed)
+    assert again.scores == undisturbed.scores
+    (remark,) = [event.message for event in events if isinstance(event, Remarked)]
+    assert remark.startswith("the checkpoint cannot be read (")
+    assert remark in capsys.readouterr().err
 
 
 def test_nested_state_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from apo_bench.plugins.registry import optimizers
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import StepResult, TorchRule
 from apo_bench.problem.seeds import Purpose, derive
+from apo_bench.records.facts import PrecisionBackend
 from apo_bench.records.outcome import Diverged, NonFinite, Reason
-from apo_bench.records.run import PrecisionBackend
 from apo_bench.records.schedules import Cosine
 from apo_bench.records.spec import Precision
 from apo_bench.training.blame import RuleFailedError

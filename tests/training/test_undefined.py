@@ -12,8 +12,8 @@ from torch import Tensor
 from apo_bench import Batch, Task
 from apo_bench.data.examples import Examples
 from apo_bench.problem.problem import Problem
+from apo_bench.records.facts import Direction
 from apo_bench.records.outcome import Diverged, Exhausted, Reason, Undefined, message_of
-from apo_bench.records.run import Direction
 
 
 class _Metric:

@@ -1,0 +1,92 @@
+"""The leaderboard of a plan while its runs finish: it reads what has finished, and takes little of the time."""
+
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from support.hostile_records import write
+from support.opened import opened
+from support.records import record
+
+from apo_bench.planning.plan import Plan, PlannedRun
+from apo_bench.records.run import Role, RunRecord
+from apo_bench.records.spec import Scale
+from apo_bench.records.suite import Suite
+from apo_bench.session import live as module
+from apo_bench.session.live import LiveLeaderboard
+from apo_bench.store.store import Store
+
+SUITE = Suite(name="s", scale=Scale.LOCAL, title="S", tasks=(), optimizers=(), precisions=())
+
+
+def _planned(made: list[RunRecord]) -> Plan:
+    runs = tuple(
+        PlannedRun(one.spec, one.fingerprint, reused=None, changed=(), expected_seconds=None, role=Role.REPORTED)
+        for one in made
+    )
+    return Plan(suite=SUITE, runs=runs, unavailable=(), by_entry=(), asked=SUITE, tasks={})
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> tuple[LiveLeaderboard, list[RunRecord], Store]:
+    """A board of 300 runs, half of them made for another suite, which are all in the store."""
+    store = Store(tmp_path / "store", create=True)
+    made = [record("sgdm", 200 + seed, 80.0).under(suite="s" if seed % 2 else "other") for seed in range(300)]
+    with mock.patch("os.fsync"):
+        assert all(write(store, one) for one in made)
+    return LiveLeaderboard(store, _planned(made)), made, store
+
+
+def test_a_finished_run_s_own_record_and_marker_are_all_that_is_read(
+    live: tuple[LiveLeaderboard, list[RunRecord], Store],
+) -> None:
+    board, made, store = live
+    board._next = float("inf")
+    for place in (0, 1, 298, 299):
+        with opened() as names:
+            board.finished(made[place].spec, made[place].outcome)
+            files = [Path(name) for name in names() if str(store.path) in name]
+        records = [path for path in files if path.name == "record.json"]
+        assert [path.parent.name.partition("-")[0] for path in records] == [made[place].run_id]
+        assert {path.name for path in files if "suites" in path.parts} <= {made[place].run_id, "s-local"}
+        assert not any("probes" in path.parts for path in files)
+    assert set(board._records) == {made[place].run_id for place in (0, 1, 298, 299)}
+    assert {path.name for path in (store.path / "suites" / "s-local").iterdir()} == {made[0].run_id, made[298].run_id}
+
+
+def test_a_page_that_takes_long_is_written_less_often(
+    live: tuple[LiveLeaderboard, list[RunRecord], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, made, _ = live
+    now = 1000.0
+    written: list[float] = []
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)  # type: ignore[attr-defined] # the module imports it
+
+    def publish() -> None:
+        nonlocal now
+        written.append(now)
+        now += 1.0
+
+    monkeypatch.setattr(board, "publish", publish)
+    for place in range(100):
+        board.finished(made[place].spec, made[place].outcome)
+        now += 1.0
+    assert written == [1000.0, 1021.0, 1042.0, 1063.0, 1084.0]
+
+
+@pytest.mark.soak
+@pytest.mark.timing
+def test_the_last_of_two_thousand_runs_is_read_as_fast_as_the_first(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", create=True)
+    made = [record("sgdm", 200 + seed, 80.0) for seed in range(2000)]
+    board = LiveLeaderboard(store, _planned(made))
+    board._next = float("inf")
+    taken = []
+    for one in made:
+        with mock.patch("os.fsync"):
+            assert write(store, one)
+        begin = time.perf_counter()
+        board.finished(one.spec, one.outcome)
+        taken.append(time.perf_counter() - begin)
+    assert sorted(taken[-100:])[50] < 0.01
