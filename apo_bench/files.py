@@ -1,10 +1,18 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Files that are whole or absent, whatever happens while they are written; and nothing else taken for a file.
+
+A store may come from a stranger. Where it should have a file there may be a link to one of the reader's own, a pipe
+that would be waited for, a device, or more than fits into memory.
+"""
 
 import errno
 import fcntl
+import io
 import os
+import re
+import stat
 import uuid
 from pathlib import Path
+from typing import BinaryIO
 
 CHECKPOINT = "checkpoint.safetensors"
 """Written by a run in its folder; the store knows by it a run that can be continued."""
@@ -16,6 +24,88 @@ class NoLocksError(OSError):
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 """What `fcntl.flock` says there."""
+
+
+class NotRegularError(OSError):
+    """What lies where a file is expected is none, is a link, or is too large."""
+
+    def __init__(self, reason: str, path: Path) -> None:
+        super().__init__(errno.EINVAL, reason, str(path))
+
+
+class LinkError(OSError):
+    """A folder into which is written is a link: what it points to may be anything."""
+
+
+def refuse_link(folder: Path) -> None:
+    """See that a folder is one.
+
+    Raises:
+        LinkError: It is a link.
+    """
+    if folder.is_symlink():
+        raise LinkError(f"{folder} is a link to {folder.readlink()}, and nothing is written through a link")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; no link is followed and no pipe waited for.
+
+    Raises:
+        NotRegularError: It is none.
+        OSError: It is not there, or cannot be read.
+    """
+    return os.fdopen(_descriptor(path, os.O_RDONLY), "rb")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Read a regular file of at most ``most`` bytes.
+
+    Raises:
+        NotRegularError: It is none, or larger.
+        OSError: It is not there, or cannot be read.
+    """
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise NotRegularError(f"larger than {most:,} bytes", path)
+    return data
+
+
+def open_to_append(path: Path) -> io.FileIO:
+    """Open a file to append to it, unbuffered; it is made where there is none.
+
+    Raises:
+        NotRegularError: It is no regular file, or another name of a file that lies elsewhere.
+        OSError: It cannot be written.
+    """
+    descriptor = _descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise NotRegularError("a file with several names is not written", path)
+    return io.FileIO(descriptor, "a")
+
+
+def _descriptor(path: Path, flags: int) -> int:
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.EMLINK}:
+            raise NotRegularError("a link, which is not followed", path) from error
+        if error.errno in {errno.ENXIO, errno.EISDIR, errno.ENODEV}:  # a socket, a folder, a device without a driver
+            raise NotRegularError("not a file", path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegularError("not a file", path)
+    return descriptor
+
+
+_TEMPORARY = re.compile(r"\.[a-z][a-z.]*-[0-9a-f]{8}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one that `write_durably` gives to what is not yet written."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def check_locks(folder: Path) -> None:

@@ -25,7 +25,7 @@ from apo_bench.say import note
 _POLL_SECONDS = 0.02
 _MOST_BYTES = 4096
 _SHOWN = 160
-"""Characters of a command line that are shown."""
+"""Characters of a name or a command line that are shown."""
 _FIRST_WORD_SECONDS = 2.0
 
 
@@ -50,7 +50,7 @@ class Holder(msgspec.Struct, frozen=True):
         pid = self.command or self.pid
         line = _command_line(pid) if self.host == _host() else None
         since = self.since[:19].replace("T", " ")
-        return _printable(f"process {pid} on {self.host}, since {since} UTC" + (f": {line}" if line else ""))
+        return _printable(f"process {pid} on {self.host[:_SHOWN]}, since {since} UTC" + (f": {line}" if line else ""))
 
 
 class Lock:

@@ -16,7 +16,8 @@ from apo_bench.execution.process import is_gone
 from apo_bench.files import CHECKPOINT
 from apo_bench.records.outcome import Crashed, Interrupted, Outcome
 from apo_bench.records.run import failed
-from apo_bench.store.store import OUTPUT, Store, Workspace
+from apo_bench.store.store import Store
+from apo_bench.store.workspace import OUTPUT, Workspace
 
 _MOST_DEATHS = 3
 """Deaths after one checkpoint that are put down to chance."""
@@ -78,7 +79,9 @@ class Settlement:
     is_alone: bool = False
 
 
-def settle(live: Live, store: Store, *, asked: bool, may_go_on: bool) -> Settlement:
+def settle(  # noqa: PLR0911 - a case a sentence
+    live: Live, store: Store, *, asked: bool, may_go_on: bool
+) -> Settlement:
     """Decide; the caller holds the run's claim.
 
     Args:
@@ -94,6 +97,9 @@ def settle(live: Live, store: Store, *, asked: bool, may_go_on: bool) -> Settlem
     folder = live.folder
     if folder is None or not folder.is_dir() or not store.is_owned(folder, live.token):
         return _of_another(live, store, asked=asked, may_go_on=may_go_on)
+    written = store.complete(folder)
+    if written is not None:
+        return Settlement(written.outcome)
     how, by_accident = _end_of(live)
     is_continuable = (folder / CHECKPOINT).is_file()
     if asked:

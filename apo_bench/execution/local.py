@@ -24,7 +24,8 @@ from apo_bench.records.outcome import Crashed
 from apo_bench.records.run import now
 from apo_bench.records.spec import Device
 from apo_bench.store.scan import read_events
-from apo_bench.store.store import OUTPUT, Store
+from apo_bench.store.store import Store
+from apo_bench.store.workspace import OUTPUT
 
 _POLL_SECONDS = 0.25
 _ELSEWHERE_SECONDS = 2.0
@@ -254,10 +255,15 @@ class _Executor:
 
     @contextlib.contextmanager
     def _none_left_behind(self) -> Iterator[None]:
+        """Let what is in flight save itself where an error ends the command."""
         try:
             yield
         finally:
             for live in self.live:
+                live.process.terminate()
+            end = time.monotonic() + (0.0 if self.stopping.kills else GRACE_SECONDS)
+            for live in self.live:
+                live.process.join(max(0.0, end - time.monotonic()))
                 live.process.kill()
 
 

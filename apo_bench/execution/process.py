@@ -43,6 +43,8 @@ def server_pid() -> int | None:
 
 def is_gone(server: int | None, patience: float = 1.0) -> bool:
     """Whether a server has ended, or another has taken its place; leaves it to multiprocessing to clear it away."""
+    if not hasattr(os, "waitid"):  # as on macOS: nobody can tell
+        return True
     end = time.monotonic() + patience
     while server is not None and server == server_pid():
         try:

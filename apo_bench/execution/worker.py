@@ -25,7 +25,8 @@ from apo_bench.measure.environment import build, environment
 from apo_bench.plugins import registry
 from apo_bench.records.outcome import Crashed, Failed, Interrupted, OutOfMemory
 from apo_bench.records.run import SCHEMA, RunRecord, failed, now, readable
-from apo_bench.store.store import BusyError, Store, Workspace
+from apo_bench.store.store import Store
+from apo_bench.store.workspace import BusyError, Workspace
 from apo_bench.training.blame import RuleFailedError
 from apo_bench.training.checkpoint import Checkpoints
 from apo_bench.training.stop import Stop, Stopped

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from apo_bench.files import NotRegularError, open_regular, read_regular
 from apo_bench.records.events import Event, decode_event
 from apo_bench.records.order import is_ahead, place
 from apo_bench.records.probe import ProbeRecord, decode_probe
@@ -17,6 +18,8 @@ from apo_bench.records.run import Fingerprint, NewerSchemaError, Role, RunRecord
 from apo_bench.records.spec import Scale
 
 RECORD = "record.json"
+_MOST_BYTES = 2**26
+"""Of a record, and of what is read of events at a time: far more than a record has."""
 EVENTS = "events.jsonl"
 
 
@@ -119,13 +122,13 @@ def scan(store: Path, run_id: str = "") -> Scan:
     unreadable: list[Unreadable] = []
     for folder in sorted((store / "runs").glob(f"{run_id}*")):
         try:
-            records[folder] = _read_record(folder)
+            records[folder] = read_record(folder)
         except FileNotFoundError:
-            if folder.exists():  # else another process set it aside
+            if folder.is_dir():  # else another process set it aside
                 unreadable.append(Unreadable(folder, f"{RECORD} is missing"))
         except NotADirectoryError:
             unreadable.append(Unreadable(folder, "not a run's folder"))
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
             unreadable.append(_unreadable(folder, error))
     present = datetime.now(UTC)
     oldest_first = dict(sorted(records.items(), key=lambda item: place(item[1], present)))
@@ -138,42 +141,52 @@ def scan(store: Path, run_id: str = "") -> Scan:
             probes[path] = _read_probe(path)
         except FileNotFoundError:
             continue  # another process set it aside
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
             unreadable.append(_unreadable(path, error))
     ahead |= {path: record.finished_at for path, record in probes.items() if is_ahead(record, present)}
     probed = sorted(probes.values(), key=lambda record: place(record, present))
     return Scan(oldest_first, tuple(unreadable), tuple(probed), dict(_shared(store)), ahead)
 
 
-def _read_record(folder: Path) -> RunRecord:
-    record = decode_record((folder / RECORD).read_bytes())
+def read_record(folder: Path) -> RunRecord:
+    """Read the record in a run's folder.
+
+    Raises:
+        OSError: There is none that can be read.
+        ValueError: It is damaged, or another run's.
+        RecursionError: It is nested too deep.
+    """
+    if folder.is_symlink():
+        raise NotRegularError("a link, which is not followed", folder)
+    record = decode_record(read_regular(folder / RECORD, _MOST_BYTES))
     if record.run_id != folder.name.partition("-")[0]:
         raise ValueError("its contents belong to another run")
     return record
 
 
 def _read_probe(path: Path) -> ProbeRecord:
-    record = decode_probe(path.read_bytes())
+    record = decode_probe(read_regular(path, _MOST_BYTES))
     if record.probe_id != path.name.partition("-")[0]:
         raise ValueError("its contents belong to another probe")
     return record
 
 
 def _unreadable(path: Path, error: Exception) -> Unreadable:
-    return Unreadable(path, str(error), is_newer=isinstance(error, NewerSchemaError))
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return Unreadable(path, reason, is_newer=isinstance(error, NewerSchemaError))
 
 
 def _shared(store: Path) -> Iterator[tuple[tuple[str, Scale], dict[str, Role | None]]]:
     for folder in sorted((store / "suites").glob("*-*")):
         suite, _, scale = folder.name.rpartition("-")
-        if scale in list(Scale):
+        if scale in list(Scale) and folder.is_dir() and not folder.is_symlink():
             yield (suite, Scale(scale)), {path.name: _role(path) for path in folder.iterdir()}
 
 
 def _role(path: Path) -> Role | None:
     """The role that a shared run has; older versions wrote none, and a crash may have lost it."""
     try:
-        text = path.read_text(encoding="ascii", errors="replace").strip()
+        text = read_regular(path, _MOST_BYTES).decode("ascii", "replace").strip()
     except OSError:
         return None
     return Role(text) if text in list(Role) else None
@@ -191,14 +204,16 @@ def read_events(folder: Path, offset: int = 0) -> tuple[list[Event], int]:
         one is passed over.
     """
     try:
-        with (folder / EVENTS).open("rb") as file:
+        with open_regular(folder / EVENTS) as file:
             file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
+            data = file.read(_MOST_BYTES)
+    except OSError:
         return [], offset
     complete = data[: data.rfind(b"\n") + 1]
+    if not complete and len(data) == _MOST_BYTES:
+        complete = data  # no line is as long: none of it is an event
     events: list[Event] = []
     for line in complete.splitlines():
-        with contextlib.suppress(ValueError, msgspec.MsgspecError):
+        with contextlib.suppress(ValueError, msgspec.MsgspecError, RecursionError):
             events.append(decode_event(line))
     return events, offset + len(complete)

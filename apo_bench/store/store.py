@@ -28,22 +28,18 @@ from pathlib import Path
 import msgspec
 
 from apo_bench.errors import StoreError
-from apo_bench.files import CHECKPOINT, NoLocksError, check_locks, sync_folder, write_durably
-from apo_bench.locks import Holder, Lock, acquire, holder, is_held, who_holds
-from apo_bench.records.events import Event
+from apo_bench.files import CHECKPOINT, LinkError, NoLocksError, check_locks, refuse_link, write_durably
+from apo_bench.locks import Holder, acquire, holder, is_held, who_holds
 from apo_bench.records.order import following
 from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Intent, Role, RunRecord, decode_intent, encode
 from apo_bench.records.spec import Device, RunSpec, Scale
-from apo_bench.store.scan import EVENTS, RECORD, Scan, Unreadable, scan
+from apo_bench.store.scan import Scan, Unreadable, read_record, scan
+from apo_bench.store.workspace import INTENT, OUTPUT, OWNER, BusyError, Workspace, read
 
-_INTENT = "intent.json"
-_OWNER = "owner.lock"
-_DEATHS = "deaths.json"
 _NAME = re.compile(r"[0-9a-z]+-[0-9a-f]{8}")
 """A run's folder, as `Store.begin` names it; whatever else lies among them is not ours."""
-OUTPUT = "output.log"
-_FOLDERS = ("runs", "active", "probes", "damaged", "locks", "leaderboards")
+_FOLDERS = ("runs", "active", "probes", "damaged", "locks", "leaderboards", "suites")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,86 +57,6 @@ class Active:
     intent: Intent
     running: bool
     holder: Holder | None = None
-
-
-class BusyError(StoreError):
-    """Another process writes this run, although this one has its claim: the file of the claim was deleted."""
-
-
-class _Deaths(msgspec.Struct, frozen=True):
-    """How often a run's process died after one checkpoint."""
-
-    place: str
-    count: int
-
-
-class Workspace:
-    """A run being written. Only its own process writes it; anyone may read its events."""
-
-    def __init__(self, folder: Path, destination: Path, owner: Lock) -> None:
-        self.folder = folder
-        self._owner = owner
-        self._destination = destination
-        self._events = (folder / EVENTS).open("ab", buffering=0)
-
-    @property
-    def token(self) -> str:
-        """Tells this process's part of the run from that of every other that goes on with it."""
-        return self._owner.token
-
-    @property
-    def is_continuable(self) -> bool:
-        """Whether there is a checkpoint."""
-        return (self.folder / CHECKPOINT).is_file()
-
-    @property
-    def output(self) -> Path:
-        """File for what the run's process prints."""
-        return self.folder / OUTPUT
-
-    def append(self, event: Event) -> None:
-        """Append one event; a reader sees it at once. On a full disk it is lost: the record will hold what counts."""
-        with contextlib.suppress(OSError):
-            self._events.write(encode(event) + b"\n")
-
-    def finish(self, record: RunRecord) -> None:
-        """Write the record and move the run among the finished ones, whose newest it is, whatever their times say."""
-        earlier = scan(self._destination.parent.parent, record.run_id)
-        record = following(record, earlier.records)
-        os.fsync(self._events.fileno())
-        self._events.close()
-        write_durably(self.folder / RECORD, encode(record))
-        own = (self.folder / name for name in (CHECKPOINT, _INTENT, _OWNER, _DEATHS))
-        for path in (*own, *self.folder.glob(".*")):
-            path.unlink(missing_ok=True)  # no longer needed, or half-written by a process that was killed
-        self.folder.rename(self._destination)
-        sync_folder(self._destination.parent)
-        self._owner.release()
-
-    def leave(self) -> None:
-        """Stop writing; the run waits to be continued."""
-        self._events.close()
-        self._owner.release()
-
-    def count_death(self) -> int:
-        """Remember that the run's process died; returns how often it did since its newest checkpoint was written."""
-        path, state = self.folder / _DEATHS, (self.folder / CHECKPOINT).stat()
-        place = f"{state.st_mtime_ns} {state.st_size}"
-        before = _Deaths("", 0)
-        with contextlib.suppress(ValueError, RecursionError):
-            before = msgspec.json.decode((_read(path) or b"")[:_MOST_BYTES], type=_Deaths)
-        deaths = _Deaths(place, (before.count if before.place == place else 0) + 1)
-        write_durably(path, msgspec.json.encode(deaths))
-        return deaths.count
-
-    def discard(self) -> None:
-        """Remove the run as if it had not begun."""
-        self._events.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self._owner.release()
-
-
-_MOST_BYTES = 4096
 
 
 class Store:
@@ -163,12 +79,15 @@ class Store:
         try:
             for name in _FOLDERS:
                 (path / name).mkdir(parents=True, exist_ok=True)
+                refuse_link(path / name)
             probe = path / "active" / f".probe-{uuid.uuid4().hex}"
             probe.write_bytes(b"")
             probe.unlink()
             check_locks(path / "locks")
         except NoLocksError as error:
             raise _without_locks(path, error) from error
+        except LinkError as error:
+            raise StoreError(f"{error}; put a folder in its place, or name another store with --store") from error
         except OSError as error:
             raise StoreError(f"cannot write to {path} ({error.strerror}); name another folder with --store") from error
 
@@ -231,6 +150,8 @@ class Store:
         """
         continued: Workspace | None = None
         for folder in self._folders_of(intent.spec.run_id):
+            if self.complete(folder):
+                continue
             workspace = self.adopt(folder)
             if continued is None and workspace.is_continuable and _is_of(folder, intent):
                 continued = workspace
@@ -240,8 +161,8 @@ class Store:
             folder = self.path / "active" / f"{intent.spec.run_id}-{uuid.uuid4().hex[:8]}"
             folder.mkdir()
             continued = self.adopt(folder)
-        if _read(continued.folder / _INTENT) != encode(intent):  # the same work may be wanted by another suite
-            write_durably(continued.folder / _INTENT, encode(intent))
+        if read(continued.folder / INTENT) != encode(intent):  # the same work may be wanted by another suite
+            write_durably(continued.folder / INTENT, encode(intent))
         return continued
 
     def adopt(self, folder: Path) -> Workspace:
@@ -250,14 +171,30 @@ class Store:
         Raises:
             BusyError: Another process writes it all the same.
         """
-        owner = acquire(folder / _OWNER, _OWNER_SECONDS)
+        owner = acquire(folder / OWNER, _OWNER_SECONDS)
         if owner is None:
-            raise BusyError(f"{folder} is being written by {who_holds(folder / _OWNER)}; wait for it")
+            raise BusyError(f"{folder} is being written by {who_holds(folder / OWNER)}; wait for it")
         return Workspace(folder, self.path / "runs" / folder.name, owner)
+
+    def complete(self, folder: Path) -> RunRecord | None:
+        """Move an active run whose claim this process holds among the finished ones, where its record is written.
+
+        Returns:
+            The record; `None` where there is none, or it cannot be read: then the run is not finished.
+
+        Raises:
+            BusyError: Another process writes it all the same.
+        """
+        try:
+            record = read_record(folder)
+        except (OSError, ValueError, RecursionError):
+            return None
+        self.adopt(folder).move()
+        return record
 
     def is_owned(self, folder: Path, token: str) -> bool:
         """Whether an active run is still the part of the process with this token: no other has gone on with it."""
-        owner = holder(folder / _OWNER)
+        owner = holder(folder / OWNER)
         return owner is not None and owner.token == token
 
     def whereabouts(self, folder: Path) -> Path:
@@ -266,11 +203,13 @@ class Store:
         return finished if finished.is_dir() else folder
 
     def remove_orphans(self) -> int:
-        """Remove what dead processes left behind, but for what can be continued; returns how many."""
+        """Remove what dead processes left behind, but for what can be continued or is finished; returns how many."""
         removed = 0
         for folder in self._our_folders():
             with self.claim(folder.name.partition("-")[0]) as mine:
-                if mine and folder.is_dir() and not (folder / CHECKPOINT).is_file() and not is_held(folder / _OWNER):
+                if not mine or not folder.is_dir() or is_held(folder / OWNER) or self.complete(folder):
+                    continue
+                if not (folder / CHECKPOINT).is_file():
                     shutil.rmtree(folder, ignore_errors=True)
                     removed += 1
         return removed
@@ -279,12 +218,12 @@ class Store:
         """The runs in flight and those that were interrupted, in any order."""
         found = []
         for folder in self._active_folders():
-            data = _read(folder / _INTENT)
+            data = read(folder / INTENT)
             if data is None:
                 continue
             with contextlib.suppress(ValueError, msgspec.MsgspecError):
                 claim = self._claim(folder.name.partition("-")[0])
-                running = is_held(claim) or is_held(folder / _OWNER)
+                running = is_held(claim) or is_held(folder / OWNER)
                 found.append(Active(folder, decode_intent(data), running, holder(claim) if running else None))
         return found
 
@@ -320,9 +259,11 @@ class Store:
             destination = self.path / "damaged" / found.path.name
             try:
                 destination.parent.mkdir(exist_ok=True)
+                if os.path.lexists(destination):  # a damaged record of that name was set aside before
+                    destination = destination.with_name(f"{destination.name}-{uuid.uuid4().hex[:8]}")
                 found.path.rename(destination)
             except OSError:
-                destination = found.path  # another process moved it, or its place is taken
+                destination = found.path  # another process moved it
             moved.append(dataclasses.replace(found, path=destination))
         return moved
 
@@ -331,8 +272,9 @@ class Store:
         for run_id, role in runs.items():
             path = self.path / "suites" / f"{suite}-{scale}" / run_id
             path.parent.mkdir(parents=True, exist_ok=True)
-            if _read(path) != role.encode():
-                path.write_text(role, encoding="ascii")
+            refuse_link(path.parent)
+            if read(path) != role.encode():
+                write_durably(path, role.encode())
 
     def keep_probe(self, record: ProbeRecord) -> Path:
         """Write the record of a probe beside the others."""
@@ -367,7 +309,7 @@ _OWNER_SECONDS = 0.2
 def _is_of(folder: Path, intent: Intent) -> bool:
     """Whether an active run is this one, made with the same code and data; for whatever suite."""
     try:
-        found = decode_intent(_read(folder / _INTENT) or b"")
+        found = decode_intent(read(folder / INTENT) or b"")
     except (ValueError, RecursionError):
         return False
     return (found.spec, found.fingerprint) == (intent.spec, intent.fingerprint)
@@ -378,10 +320,3 @@ def _without_locks(store: Path, error: OSError) -> StoreError:
         f"the file system of {store} has no locks ({error.strerror}), without which two processes would write one run; "
         "name a folder on another one with --store, for example on a local disk"
     )
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
