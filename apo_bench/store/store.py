@@ -217,17 +217,21 @@ class Store:
     def active(self) -> list[Active]:
         """The runs in flight and those that were interrupted, in any order."""
         found = []
-        for folder in self._active_folders():
+        for folder in self.active_folders():
             data = read(folder / INTENT)
             if data is None:
                 continue
             with contextlib.suppress(ValueError, msgspec.MsgspecError):
                 claim = self._claim(folder.name.partition("-")[0])
-                running = is_held(claim) or is_held(folder / OWNER)
+                running = self.is_written(folder)
                 found.append(Active(folder, decode_intent(data), running, holder(claim) if running else None))
         return found
 
-    def _active_folders(self) -> list[Path]:
+    def is_written(self, folder: Path) -> bool:
+        """Whether a process writes an active run."""
+        return self.is_claimed(folder.name.partition("-")[0]) or is_held(folder / OWNER)
+
+    def active_folders(self) -> list[Path]:
         """Folders of runs that are not finished; a copy of a store through git has no place for them."""
         return sorted((self.path / "active").glob("[!.]*"))
 
@@ -238,7 +242,7 @@ class Store:
         """Active folders that this program made, and may remove: no link, and nothing of another name."""
         return [
             folder
-            for folder in self._active_folders()
+            for folder in self.active_folders()
             if _NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
         ]
 
@@ -254,18 +258,23 @@ class Store:
 
     def set_aside(self, damaged: Iterable[Unreadable]) -> list[Unreadable]:
         """Move damaged records away, so that they are reported once; where they lie afterwards."""
-        moved = []
-        for found in damaged:
-            destination = self.path / "damaged" / found.path.name
-            try:
-                destination.parent.mkdir(exist_ok=True)
-                if os.path.lexists(destination):  # a damaged record of that name was set aside before
-                    destination = destination.with_name(f"{destination.name}-{uuid.uuid4().hex[:8]}")
-                found.path.rename(destination)
-            except OSError:
-                destination = found.path  # another process moved it
-            moved.append(dataclasses.replace(found, path=destination))
-        return moved
+        return [dataclasses.replace(found, path=self.move_aside(found.path) or found.path) for found in damaged]
+
+    def move_aside(self, path: Path) -> Path | None:
+        """Move something into ``damaged``, where it takes nobody's place; `None` where it cannot be moved.
+
+        Another process may have moved it.
+        """
+        destination = self.path / "damaged" / "-".join(path.relative_to(self.path).parts[1:])
+        try:
+            destination.parent.mkdir(exist_ok=True)
+            refuse_link(destination.parent)
+            if os.path.lexists(destination):
+                destination = destination.with_name(f"{destination.name}-{uuid.uuid4().hex[:8]}")
+            path.rename(destination)
+        except OSError:
+            return None
+        return destination
 
     def share(self, suite: str, scale: Scale, runs: Mapping[str, Role]) -> None:
         """Let runs, by ``run_id``, count in a suite that they were not made for, in the role that they have there."""

@@ -6,10 +6,7 @@ changed would make another result, and nobody would know.
 """
 
 import dataclasses
-import hashlib
 import json
-import os
-import stat
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +19,7 @@ import torch
 from torch import Tensor
 
 from apo_bench.files import CHECKPOINT, write_durably
+from apo_bench.store.sealed import DIGEST, PLACEHOLDER, DamagedError, check_digest, sealed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +45,8 @@ class Checkpoints:
         """
         tensors: dict[str, Tensor] = {}
         skeleton = json.dumps(_take_apart(state, tensors))
-        header = {"identity": self.identity, "state": skeleton, "digest": _PLACEHOLDER}
-        write_durably(self.folder / CHECKPOINT, _sealed(safetensors.torch.save(tensors, header)))
+        header = {"identity": self.identity, "state": skeleton, DIGEST: PLACEHOLDER}
+        write_durably(self.folder / CHECKPOINT, sealed(safetensors.torch.save(tensors, header)))
 
     def load(self, remark: Callable[[str], None] = lambda _: None) -> dict[str, Any] | None:
         """Read the checkpoint; `None` when there is none of this identity, or it cannot be read.
@@ -73,7 +71,7 @@ class Checkpoints:
             Exception: It is damaged.
         """
         path = self.folder / CHECKPOINT
-        _check_digest(path)
+        check_digest(path)
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata()
             if header["identity"] != self.identity:
@@ -89,54 +87,7 @@ class NotStorableError(TypeError):
     """A state holds something that a checkpoint cannot."""
 
 
-class DamagedError(ValueError):
-    """A checkpoint is not what was written."""
-
-
-_PLACEHOLDER = "0" * 64
-_FIELD = b'"digest":"'
-_LENGTH_BYTES = 8
-"""A safetensors file begins with the length of its header, little-endian."""
-_LARGEST_HEADER = 2**30
-_CHUNK = 2**22
 _SHOWN = 300
-
-
-def _sealed(data: bytes) -> bytes:
-    """A checkpoint with its digest in place of the zeros. Quotes inside other strings are escaped: the place is one."""
-    place = data.index(_FIELD + _PLACEHOLDER.encode()) + len(_FIELD)
-    digest = hashlib.sha256(data).hexdigest().encode()
-    whole = memoryview(data)
-    return b"".join([whole[:place], digest, whole[place + len(digest) :]])
-
-
-def _check_digest(path: Path) -> None:
-    """Read a checkpoint from its first byte to its last.
-
-    Raises:
-        OSError: It is not there, or the disk does not give it.
-        DamagedError: It is no file, or its digest is not there, or does not match.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would be waited for
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DamagedError("it is no file")
-        first = file.read(_LENGTH_BYTES)
-        length = int.from_bytes(first, "little")
-        if length > _LARGEST_HEADER:
-            raise DamagedError("its header is damaged")
-        header = file.read(length)
-        place = header.find(_FIELD)
-        if place < 0:
-            raise DamagedError("it has no digest")
-        begin, end = place + len(_FIELD), place + len(_FIELD) + len(_PLACEHOLDER)
-        found = hashlib.sha256(first + header[:begin] + _PLACEHOLDER.encode() + header[end:])
-        while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    if found.hexdigest().encode() != header[begin:end]:
-        raise DamagedError("its digest does not match: it was damaged after it was written")
-
-
 _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
 

@@ -1,11 +1,9 @@
 """A store that a stranger made: nothing but regular files is read, no link is followed, and each is named."""
 
-import os
-import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.pieces import PIECES, replace
 from support.records import record
 
 from apo_bench.cli.main import main
@@ -13,48 +11,6 @@ from apo_bench.errors import StoreError
 from apo_bench.files import NotRegularError, open_to_append, read_regular, write_durably
 from apo_bench.store.scan import EVENTS, RECORD, read_events
 from apo_bench.store.store import Store
-
-
-def _link_loop(path: Path) -> None:
-    path.symlink_to(path)
-
-
-def _link_outside(path: Path) -> None:
-    outside = path.parents[3] / "outside.json"
-    outside.write_bytes(b"{}")
-    path.symlink_to(outside)
-
-
-def _socket(path: Path) -> None:
-    before = Path.cwd()
-    os.chdir(path.parent)  # a socket's path is short
-    try:
-        with socket.socket(socket.AF_UNIX) as one:
-            one.bind(path.name)
-    finally:
-        os.chdir(before)
-
-
-def _huge(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(2**40)
-
-
-PIECES: dict[str, Callable[[Path], object]] = {
-    "folder": lambda path: path.mkdir(),
-    "link loop": _link_loop,
-    "link to nothing": lambda path: path.symlink_to("nowhere"),
-    "link outside": _link_outside,
-    "pipe": os.mkfifo,
-    "socket": _socket,
-    "device": lambda path: path.symlink_to("/dev/zero"),
-    "empty": lambda path: path.touch(),
-    "a terabyte of zeros": _huge,
-    "not UTF-8": lambda path: path.write_bytes(b"\xff\xfe{}"),
-    "nested too deep": lambda path: path.write_bytes(b"[" * 200_000),
-    "nested and closed": lambda path: path.write_bytes(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
-}
-"""What may lie where a file is expected."""
 
 
 @pytest.fixture
@@ -68,15 +24,10 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def _replace(path: Path, piece: str) -> None:
-    path.unlink(missing_ok=True)
-    PIECES[piece](path)
-
-
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_record_that_is_no_file_is_named_and_the_rest_is_read(store: Store, piece: str) -> None:
     damaged = next(iter(store.scan().by_folder))
-    _replace(damaged / RECORD, piece)
+    replace(damaged / RECORD, piece)
     scan = store.scan()
     assert len(scan.records) == 1
     (found,) = scan.unreadable
@@ -97,7 +48,7 @@ def test_a_run_that_is_no_folder_is_named(store: Store, piece: str) -> None:
 @pytest.mark.parametrize("piece", PIECES)
 def test_what_an_active_run_has_in_place_of_a_file_stops_nothing(store: Store, piece: str, name: str) -> None:
     (folder,) = (store.path / "active").iterdir()
-    _replace(folder / name, piece)
+    replace(folder / name, piece)
     store.active()
     assert read_events(folder)[0] == []
     store.remove_orphans()
@@ -125,7 +76,7 @@ def test_every_reading_command_names_it_and_shows_the_rest(
     store: Store, piece: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = next(iter(store.scan().by_folder))
-    _replace(damaged / RECORD, piece)
+    replace(damaged / RECORD, piece)
     before = sorted(path.name for path in store.path.rglob("*"))
     suite = store.scan().records[0].suite
     for command in (["status"], ["report", "--suite", suite], ["export"]):
@@ -143,9 +94,9 @@ def test_events_are_not_appended_to_a_file_elsewhere(store: Store, tmp_path: Pat
     workspace = store.begin(made.intent)
     workspace.leave()
     events = workspace.folder / EVENTS
-    for link in (lambda: events.symlink_to(mine), lambda: events.hardlink_to(mine)):
+    for link in (events.symlink_to, events.hardlink_to):
         events.unlink()
-        link()
+        link(mine)
         with pytest.raises(OSError, match=r"a link|several names"):
             store.adopt(workspace.folder)
         assert mine.read_bytes() == b"mine"
