@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 
 HELP = "list, fetch or verify datasets"
+DESCRIPTION = (
+    "List datasets and hold them to their checksums, fetch them, or verify them: read all of them as a run does."
+)
 _ACTIONS = ("list", "fetch", "verify")
 
 
@@ -34,7 +37,7 @@ def call(options: argparse.Namespace) -> int:
             raise UsageError(f"unknown dataset {shown(name)}{did_you_mean(name, known)}")
     if options.action == "fetch":
         return _fetch(known, options.names)
-    rows = [_row(known[name]) for name in options.names or known]
+    rows = [_row(known[name], read=options.action == "verify") for name in options.names or known]
     if options.json:
         show_json(rows)
     else:
@@ -44,10 +47,10 @@ def call(options: argparse.Namespace) -> int:
     return 1 if options.action == "verify" and any(row["state"] != "ok" for row in rows) else 0
 
 
-def _row(dataset: "Dataset") -> dict[str, str]:
-    from apo_bench.plugins.datasets import what_is_wrong
+def _row(dataset: "Dataset", *, read: bool) -> dict[str, str]:
+    from apo_bench.plugins.datasets import what_is_wrong, what_is_wrong_inside
 
-    wrong = what_is_wrong(dataset)
+    wrong = what_is_wrong_inside(dataset) if read else what_is_wrong(dataset)
     return {"name": dataset.name, "state": "ok" if wrong is None else "absent", "message": wrong or ""}
 
 

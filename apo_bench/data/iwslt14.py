@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from apo_bench.data import bpe, lock
+from apo_bench.data.bounded import TooLargeError, read_at_most, refuse_more
 from apo_bench.data.download import download
 from apo_bench.data.examples import Dataset, Examples, Splits
 from apo_bench.data.location import data_folder
@@ -40,6 +41,10 @@ from apo_bench.locks import locked
 
 _NAME = "iwslt14-de-en"
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
+_MOST_BYTES = 2**27
+"""That a file of the archive can have; the largest are some 20 MB [R]."""
+_MOST_UNPACKED = 2**30
+"""That all its files can have."""
 PIECES = 10_000
 LONGEST = 175
 """Words a side, and for training pieces a side."""
@@ -189,12 +194,15 @@ def _members(names: Sequence[str]) -> dict[str, str]:
     texts = {}
     try:
         with tarfile.open(archive(), "r:*") as tar:
+            size = 0
             for member in tar:
+                size += member.size
+                refuse_more(size, _MOST_UNPACKED, "the archive")  # before it is unpacked to come to the next member
                 name = wanted.get(PurePosixPath(member.name))
                 file = tar.extractfile(member) if name and member.isfile() else None
                 if name and file:
-                    texts[name] = file.read().decode("utf-8-sig")
-    except (tarfile.TarError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+                    texts[name] = read_at_most(file, _MOST_BYTES, name).decode("utf-8-sig")
+    except (TooLargeError, tarfile.TarError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{archive()} is damaged ({' '.join(str(error).split())}); {_how_to_fix()}") from error
     absent = [name for name in names if name not in texts]
     if absent:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from apo_bench.data.bounded import TooLargeError, read_at_most
 from apo_bench.data.download import download
 from apo_bench.data.examples import Batch, Dataset, Examples, Splits
 from apo_bench.data.images import channel_moments, verified_md5s
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _TRAIN, _VALIDATION, _TEST = 55_000, 5_000, 10_000
 _SIDE = 28
+_ROOM = 1024
+"""Bytes beyond those that a file should have, so that its dimensions are what is said to be wrong."""
 _UNSIGNED_BYTES = 0x08
 """Third byte of an IDX file: the type of its numbers. The fourth is the number of dimensions."""
 
@@ -116,9 +119,11 @@ def fetch(name: str) -> None:
 
 def _idx(file: Path, shape: tuple[int, ...], name: str) -> NDArray[np.uint8]:
     """Unpack an IDX file: two zero bytes, type, number of dimensions, each in 4 bytes (high one first), numbers."""
+    most = 4 + 4 * len(shape) + int(np.prod(shape)) + _ROOM
     try:
-        content = gzip.decompress(file.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
+        with gzip.open(file) as unpacked:
+            content = read_at_most(unpacked, most, file.name)
+    except (OSError, EOFError, zlib.error, TooLargeError) as error:
         raise DataError(f"{name}: {file} cannot be unpacked ({error}); {_how_to_fix(name)}") from error
     header = bytes([0, 0, _UNSIGNED_BYTES, len(shape)])
     if content[:4] != header:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from apo_bench.data import lock
+from apo_bench.data.bounded import TooLargeError, read_at_most
 from apo_bench.data.checksums import verified_digest
 from apo_bench.data.download import download
 from apo_bench.data.examples import Batch, Dataset, Examples, Splits
@@ -33,6 +34,10 @@ _EMBEDDED = Path(__file__).parent / "embedded" / "regression"
 _UCI = "https://archive.ics.uci.edu/static/public"
 _MACOS = "__MACOSX"
 """Folder in which macOS puts its own notes on each file into a zip archive."""
+_LONGEST_NUMBER = 32
+"""Bytes of a number with its comma."""
+_NAME_LINES = 8
+"""Lines of numbers that are as long as the line of names, at most."""
 _SEED = 20_230
 _SHARES = (70, 15)
 """Percent of the rows for training and for validation."""
@@ -66,6 +71,11 @@ class Table:
     def archive(self) -> Path:
         """Where the zip archive belongs."""
         return data_folder() / self.name / f"{self.name}.zip"
+
+    @property
+    def most_bytes(self) -> int:
+        """That the file can have: no number is written with more digits than a float64 has, and a name is short."""
+        return (self.rows + _NAME_LINES) * self.columns * _LONGEST_NUMBER
 
     @property
     def columns(self) -> int:
@@ -134,13 +144,20 @@ def _source(table: Table) -> Path:
     return unpacked[0]
 
 
+_DAMAGED = (
+    *(TooLargeError, zipfile.BadZipFile, zlib.error, OSError, EOFError),
+    *(NotImplementedError, RuntimeError),  # of bits of a header: another compression, or a password
+)
+
+
 def _content(table: Table) -> bytes:
     if table.url is None:
         return (_EMBEDDED / table.file).read_bytes()
     source = _source(table)
     try:
         if source != table.archive:
-            return source.read_bytes()
+            with source.open("rb") as file:
+                return read_at_most(file, table.most_bytes, table.file)
         with zipfile.ZipFile(table.archive) as archive:
             places = ((name, PurePosixPath(name)) for name in archive.namelist())
             found = [name for name, place in places if place.name == table.file and _MACOS not in place.parts]
@@ -148,9 +165,17 @@ def _content(table: Table) -> bytes:
                 raise DataError(
                     f"{table.archive} has {len(found)} files {table.file} and should have one; {_again(table)}"
                 )
-            return archive.read(found[0])
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        # a RuntimeError asks for a password, a NotImplementedError for another compression: bits of the header flipped
+            with archive.open(found[0]) as file:
+                return read_at_most(file, table.most_bytes, table.file)
+    except (
+        TooLargeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise DataError(f"{source} is damaged ({error}); {_again(table)}") from error
 
 

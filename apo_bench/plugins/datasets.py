@@ -1,5 +1,6 @@
 """The datasets that the installed tasks need."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from apo_bench.errors import DataError, UsageError, kind_of
@@ -52,3 +53,28 @@ def what_is_wrong(dataset: "Dataset") -> str | None:
     except DataError as error:
         return str(error)
     return None
+
+
+def what_is_wrong_inside(dataset: "Dataset") -> str | None:
+    """The same, after the dataset was read as a run reads it: a checksum holds for nonsense too."""
+    wrong = what_is_wrong(dataset)
+    if wrong is not None:
+        return wrong
+    fix = f"run `apo-bench data fetch {dataset.name}`" if dataset.fetch else "fix its plugin"
+    try:
+        splits = guarded(dataset.load)
+        found = tuple(len(part) for part in (splits.train, splits.validation, splits.test))
+    except DataError as error:
+        return str(error)
+    except (PluginRaisedError, UsageError, AttributeError, TypeError) as error:
+        return f"it cannot be read ({error}); {fix}"
+    if not all(found):
+        return f"it has {_sizes(found)} examples, and no split may be empty; {fix}"
+    if dataset.sizes is not None and found != tuple(dataset.sizes):
+        return f"it has {_sizes(found)} examples, expected {_sizes(dataset.sizes)}; {fix}"
+    return None
+
+
+def _sizes(counts: Iterable[int]) -> str:
+    """Sizes of the training, validation and test split."""
+    return " + ".join(f"{count:,}" for count in counts)

@@ -166,6 +166,21 @@ def test_a_damaged_archive(damage: Callable[[bytes], bytes]) -> None:
     assert "delete it and its line in" in line
 
 
+@pytest.mark.parametrize("name", ["de-en/train.tags.de-en.de", "de-en/filler"])
+def test_an_archive_that_unpacks_to_more_than_it_can_have(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both a file that is read and one that is only passed over."""
+    monkeypatch.setattr(iwslt14, "_MOST_BYTES", 10_000)
+    monkeypatch.setattr(iwslt14, "_MOST_UNPACKED", 100_000)
+    _write(_files())
+    assert len(iwslt14.pairs()["train"]) > 0
+    iwslt14.archive().unlink()
+    (folder / lock.LOCK).unlink()
+    _write({name: "x" * 200_000} | ({} if "train" in name else _files()))
+    assert "unpacks to more than 10" in _line()
+
+
 def test_a_missing_member() -> None:
     files = _files()
     del files["de-en/IWSLT14.TED.tst2011.de-en.en.xml"]

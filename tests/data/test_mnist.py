@@ -120,6 +120,13 @@ def test_files_of_another_format_are_one_line(small: Small, damage: Callable[[by
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_file_that_unpacks_to_more_than_it_can_have_is_one_line(small: Small) -> None:
+    small.files[0].write_bytes(gzip.compress(_idx(small.arrays[0]) + bytes(2**26)))
+    small.expect()
+    with pytest.raises(DataError, match=r"unpacks to more than [0-9,]+ bytes"):
+        mnist.load(small.name)
+
+
 @pytest.mark.parametrize("damage", [lambda content: content[:100], lambda _: b"plain text"])
 def test_a_file_that_cannot_be_unpacked_is_one_line(small: Small, damage: Callable[[bytes], bytes]) -> None:
     small.files[0].write_bytes(damage(small.files[0].read_bytes()))

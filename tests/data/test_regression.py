@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,25 @@ def test_a_table_that_is_not_what_it_should_be_is_one_line(
         regression.load(GROUPED)
     (line,) = str(caught.value).splitlines()
     assert "apo-bench data fetch grouped" in line
+
+
+def test_an_archive_that_unpacks_to_more_than_it_can_is_one_line(folder: Path) -> None:
+    """A hundred kilobytes of archive, a hundred megabytes of zeros: no more than the table can have is unpacked."""
+    GROUPED.archive.parent.mkdir(exist_ok=True)
+    zeros = b"0" * 2**20
+    with (
+        zipfile.ZipFile(GROUPED.archive, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("grouped.csv", "w", force_zip64=True) as file,
+    ):
+        for _ in range(100):
+            file.write(zeros)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"unpacks to more than [0-9,]+ bytes, which it cannot have"):
+            regression.load(GROUPED)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_archive_without_the_file_is_one_line(folder: Path) -> None:
