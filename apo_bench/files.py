@@ -100,7 +100,7 @@ def _descriptor(path: Path, flags: int) -> int:
     return descriptor
 
 
-_TEMPORARY = re.compile(r"\.[a-z][a-z.]*-[0-9a-f]{8}")
+_TEMPORARY = re.compile(r"\.[a-z0-9][a-z0-9._]*-[0-9a-f]{8}")
 
 
 def is_temporary(path: Path) -> bool:

@@ -180,7 +180,7 @@ def _shared(store: Path) -> Iterator[tuple[tuple[str, Scale], dict[str, Role | N
     for folder in sorted((store / "suites").glob("*-*")):
         suite, _, scale = folder.name.rpartition("-")
         if scale in list(Scale) and folder.is_dir() and not folder.is_symlink():
-            yield (suite, Scale(scale)), {path.name: _role(path) for path in folder.iterdir()}
+            yield (suite, Scale(scale)), {path.name: _role(path) for path in folder.glob("[!.]*")}
 
 
 def _role(path: Path) -> Role | None:

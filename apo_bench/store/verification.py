@@ -58,7 +58,7 @@ def verify(store: Store) -> Verified:
         _take("waiting runs", folder, _active(folder), counts, unreadable)
     for path, error in _markers(store.path / "suites"):
         _take("markers", path, error, counts, unreadable)
-    for path in sorted((store.path / "locks").glob("*")):
+    for path in sorted((store.path / "locks").glob("[!.]*")):
         _take("locks", path, _file(path), counts, unreadable)
     return Verified({kind: count for kind, count in counts.items() if count}, tuple(unreadable), busy)
 
@@ -118,12 +118,12 @@ def _active(folder: Path) -> Exception | None:
 
 def _markers(suites: Path) -> Iterator[tuple[Path, Exception | None]]:
     """Markers, with what is wrong with them."""
-    for folder in sorted(suites.glob("*")):
+    for folder in sorted(suites.glob("[!.]*")):
         suite, _, scale = folder.name.rpartition("-")
         if not suite or scale not in list(Scale) or folder.is_symlink() or not folder.is_dir():
             yield folder, ValueError("not the folder of a suite at a scale")
             continue
-        for path in sorted(folder.iterdir()):
+        for path in sorted(folder.glob("[!.]*")):
             try:
                 text = read_regular(path, _MOST_BYTES).decode("ascii", "replace").strip()
             except OSError as error:

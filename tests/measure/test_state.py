@@ -79,8 +79,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], _Shapes]] = {
 }
 NUMBER = 4
 """Bytes in float32; torch counts the steps of each parameter in such a number too."""
-RATE = 8 + 8 + 4
-"""APO-LR: ψ and its mean square in float64, and RMSprop's count of steps."""
+RATE = 8 + 2 * 8 + 4
+"""APO-LR: ψ and both of Adam's moments in float64, of which RMSprop is a case, and the count of steps."""
 
 
 def _adam(n: _Shapes) -> int:

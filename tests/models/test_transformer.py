@@ -226,7 +226,7 @@ def test_optimizers_that_look_into_layers_take_steps(competitor: Any, precision:
     problem = _problem(_tiny(dtype=torch.float32).train(), precision)
     before = [parameter.clone() for parameter in problem.parameters]
     rule = competitor.build(problem, competitor.hyperparameters())
-    results = [rule.step(_batch()) for _ in range(2)]
+    results = [rule.step(_batch()) for _ in range(5)]  # the first of an average that starts at 0 may round to nothing
     assert all(bool(result.loss.isfinite()) for result in results)
     assert all(bool(parameter.isfinite().all()) for parameter in problem.parameters)
     if precision is Precision.FP32:  # in fp16 the first loss scales may overflow

@@ -139,12 +139,22 @@ def test_what_is_done_in_passing_is_undone(site: Shell, name: str, capfd: pytest
             thread.join()
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Also where the tests are run in the background of a shell, which lets them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_during_an_import_is_the_users(site: Shell) -> None:
     source = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)"
     with pytest.raises(KeyboardInterrupt):
         _plug(site, source, OPTIMIZERS).load()
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_is_the_users_in_a_call_within_a_call(site: Shell) -> None:
     entry = _plug(site, "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)", OPTIMIZERS)
     with pytest.raises(KeyboardInterrupt):

@@ -89,7 +89,7 @@ def test_a_rule_that_fails_while_it_is_counted_loses_its_count_alone() -> None:
     assert isinstance(failing.outcome, Exhausted)
     assert failing.scores == plain.scores
     assert (failing.cost.flops_per_step, failing.cost.operator_calls_per_step) == (None, None)
-    assert failing.cost.not_counted == "ZeroDivisionError: "
+    assert failing.cost.not_counted == "ZeroDivisionError"
     assert plain.cost.not_counted is None
     assert failing.cost.bytes_by_purpose == plain.cost.bytes_by_purpose
 
