@@ -226,8 +226,11 @@ def test_optimizers_that_look_into_layers_take_steps(competitor: Any, precision:
     problem = _problem(_tiny(dtype=torch.float32).train(), precision)
     before = [parameter.clone() for parameter in problem.parameters]
     rule = competitor.build(problem, competitor.hyperparameters())
-    results = [rule.step(_batch()) for _ in range(5)]  # the first of an average that starts at 0 may round to nothing
+    results = [rule.step(_batch()) for _ in range(2)]
     assert all(bool(result.loss.isfinite()) for result in results)
     assert all(bool(parameter.isfinite().all()) for parameter in problem.parameters)
     if precision is Precision.FP32:  # in fp16 the first loss scales may overflow
-        assert all(not torch.equal(*pair) for pair in zip(before, problem.parameters, strict=True))
+        names = [name for name, _ in problem.model.named_parameters()]
+        triples = zip(names, before, problem.parameters, strict=True)
+        still = [name for name, old, new in triples if torch.equal(old, new)]
+        assert all(name.endswith("key.bias") for name in still)  # attention does not see it: its gradient is rounding
