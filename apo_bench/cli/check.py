@@ -136,13 +136,20 @@ def _current(records: "Iterable[RunRecord]", scan: "Scan") -> "list[RunRecord]":
     return kept
 
 
+_MOST_BYTES = 2**26
+"""Of a baseline: far more than one has."""
+
+
 def _read(path: Path) -> "Snapshot":
     from apo_bench.records.snapshot import decode_snapshot
 
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:  # a link or a pipe too: the user has named it
+            data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path} ({error.strerror}); save a baseline with --save") from error
+    if len(data) > _MOST_BYTES:
+        raise UsageError(f"{path} is no baseline (it has more than {_MOST_BYTES:,} bytes); save one with --save")
     return decode_snapshot(data, str(path))
 
 

@@ -55,6 +55,10 @@ def test_a_plugins_ci(tiny_shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ("--baseline", "/dev/zero"),
+            "/dev/zero is no baseline (it has more than 67,108,864 bytes); save one with --save",
+        ),
         (("--baseline", "none.json"), "cannot read none.json (No such file or directory); save a baseline with --save"),
         (("--save", "b.json"), "--save needs --suite NAME"),
         (("--baseline", "b.json", "--hold", "flop"), "unknown quantity 'flop'; did you mean 'flops'?"),
