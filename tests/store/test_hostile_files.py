@@ -6,7 +6,6 @@ import pytest
 from support.pieces import PIECES, replace
 from support.records import record
 
-from apo_bench.cli.main import main
 from apo_bench.errors import StoreError
 from apo_bench.files import NotRegularError, open_to_append, read_regular, write_durably
 from apo_bench.store.scan import EVENTS, RECORD, read_events
@@ -69,22 +68,6 @@ def test_markers_and_probes_that_are_no_files_stop_nothing(store: Store, piece: 
     assert len(scan.records) == 2
     assert [found.path.parent.name for found in scan.unreadable] == ["probes"]
     store.is_claimed("0123456789abcdef")
-
-
-@pytest.mark.parametrize("piece", PIECES)
-def test_every_reading_command_names_it_and_shows_the_rest(
-    store: Store, piece: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    damaged = next(iter(store.scan().by_folder))
-    replace(damaged / RECORD, piece)
-    before = sorted(path.name for path in store.path.rglob("*"))
-    suite = store.scan().records[0].suite
-    for command in (["status"], ["report", "--suite", suite], ["export"]):
-        main([*command, "--store", str(store.path)])
-        printed = capsys.readouterr()
-        assert damaged.name in printed.err
-        assert "Traceback" not in printed.out + printed.err
-    assert sorted(path.name for path in store.path.rglob("*")) == before
 
 
 def test_events_are_not_appended_to_a_file_elsewhere(store: Store, tmp_path: Path) -> None:
