@@ -40,7 +40,7 @@ class Clock:
         self.ledger.settle()
         drawn = self.ledger.seconds["data"] - data
         self.data += drawn
-        self.training += seconds - drawn
+        self.training += max(0.0, seconds - drawn)  # on CUDA two clocks, which differ by microseconds
 
     @contextlib.contextmanager
     def evaluate(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from apo_bench.records.ranges import Amount, Count, Duration, Message, Name, Positive
+from apo_bench.records.ranges import Amount, Count, Duration, Message, Name, Positive, Text
 from apo_bench.records.spec import Frozen
 
 
@@ -167,8 +167,8 @@ class Environment(Frozen, frozen=True):
     cudnn: Count | None = None
     driver: Name | None = None
     allocator: Name | None = None
-    flags: dict[Name, Message] = {}  # noqa: RUF012
-    variables: dict[Name, Message] = {}  # noqa: RUF012
-    packages: dict[Name, Message] = {}  # noqa: RUF012
+    flags: dict[Name, Text] = {}  # noqa: RUF012
+    variables: dict[Name, Text] = {}  # noqa: RUF012
+    packages: dict[Name, Text] = {}  # noqa: RUF012
     co_scheduled: Count | None = None
     threads_from: Name | None = None

@@ -29,6 +29,8 @@ Name = Annotated[str, Meta(max_length=LONGEST_NAME)]
 """Of something registered, a weight, a version, a machine."""
 Message = Annotated[str, Meta(max_length=LONGEST_MESSAGE)]
 """A line for a reader."""
+Text = Annotated[str, Meta(max_length=100_000)]
+"""What somebody else wrote: the value of an environment variable."""
 
 
 def moment(text: str) -> datetime:

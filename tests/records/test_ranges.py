@@ -101,7 +101,7 @@ BEYOND: list[tuple[str, Any]] = [
     ("environment.threads", -1),
     ("environment.cpu_count", HUGE),
     ("environment.device_name", "d" * 1001),
-    ("environment.variables", {"A": "x" * 4001}),
+    ("environment.variables", {"A": "x" * 100_001}),
     ("left_alone", {"why": ["w" * 1001]}),
 ]
 
