@@ -30,7 +30,7 @@ Name = Annotated[str, Meta(max_length=LONGEST_NAME)]
 Message = Annotated[str, Meta(max_length=LONGEST_MESSAGE)]
 """A line for a reader."""
 Text = Annotated[str, Meta(max_length=100_000)]
-"""What somebody else wrote: the value of an environment variable."""
+"""What no part of a run wrote: the value of an environment variable."""
 
 
 def moment(text: str) -> datetime:
