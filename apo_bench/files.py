@@ -4,6 +4,7 @@ A store may come from a stranger. Where it should have a file there may be a lin
 that would be waited for, a device, or more than fits into memory.
 """
 
+import contextlib
 import errno
 import fcntl
 import io
@@ -11,6 +12,7 @@ import os
 import re
 import stat
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,6 +71,25 @@ def read_regular(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise NotRegularError(f"larger than {most:,} bytes", path)
     return data
+
+
+@contextlib.contextmanager
+def looked_at(path: Path, *, writable: bool = False) -> Iterator[int | None]:
+    """Have a regular file open, as a descriptor; `None` where there is none that can be opened.
+
+    Args:
+        path: Its place.
+        writable: Whether it is also written; then at its end only.
+    """
+    try:
+        descriptor = _descriptor(path, os.O_RDWR | os.O_APPEND if writable else os.O_RDONLY)
+    except OSError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def open_to_append(path: Path) -> io.FileIO:

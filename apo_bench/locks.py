@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from apo_bench.files import NO_LOCKS, NoLocksError, check_locks
+from apo_bench.files import NO_LOCKS, NoLocksError, check_locks, looked_at
 from apo_bench.say import note
 
 _POLL_SECONDS = 0.02
@@ -154,7 +154,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def is_held(path: Path) -> bool:
     """Whether a process holds a lock; looking takes none and writes nothing."""
-    with _opened(path) as descriptor:
+    with looked_at(path) as descriptor:
         try:
             return descriptor is not None and not _flock(descriptor, fcntl.LOCK_SH, path)
         except OSError:
@@ -163,27 +163,13 @@ def is_held(path: Path) -> bool:
 
 def holder(path: Path) -> Holder | None:
     """Who took a lock last; `None` where nobody wrote that, or nobody can read it."""
-    with _opened(path) as descriptor:
+    with looked_at(path) as descriptor:
         if descriptor is None:
             return None
         try:
             return msgspec.json.decode(os.pread(descriptor, _MOST_BYTES, 0), type=Holder)
         except (OSError, ValueError, RecursionError):
             return None
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int | None]:
-    """A regular file to look at; `None` where there is none."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        yield None
-        return
-    try:
-        yield descriptor if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    finally:
-        os.close(descriptor)
 
 
 def who_holds(path: Path) -> str:

@@ -79,9 +79,7 @@ class Settlement:
     is_alone: bool = False
 
 
-def settle(  # noqa: PLR0911 - a case a sentence
-    live: Live, store: Store, *, asked: bool, may_go_on: bool
-) -> Settlement:
+def settle(live: Live, store: Store, *, asked: bool, may_go_on: bool) -> Settlement:
     """Decide; the caller holds the run's claim.
 
     Args:
@@ -100,12 +98,17 @@ def settle(  # noqa: PLR0911 - a case a sentence
     written = store.complete(folder)
     if written is not None:
         return Settlement(written.outcome)
+    if live.refused is not None and not asked:
+        return Settlement(Crashed(message=live.refused))
+    return _of_this(live, store, folder, asked=asked, may_go_on=may_go_on)
+
+
+def _of_this(live: Live, store: Store, folder: Path, *, asked: bool, may_go_on: bool) -> Settlement:
+    """The run is still this process's."""
     how, by_accident = _end_of(live)
     is_continuable = (folder / CHECKPOINT).is_file()
     if asked:
         return Settlement(Interrupted()) if is_continuable else _ended(live, store.adopt(folder), Interrupted())
-    if live.refused is not None:
-        return Settlement(Crashed(message=live.refused))
     if by_accident and is_continuable:
         return _continued(live, store.adopt(folder), how, may_go_on=may_go_on)
     if _died_with_server(live) and may_go_on:

@@ -1,10 +1,9 @@
 """What runs and probes print: kept, but for the middle of what is too much."""
 
-import contextlib
 import os
-import stat
-from collections.abc import Iterator
 from pathlib import Path
+
+from apo_bench.files import looked_at
 
 MOST_BYTES = 10 * 2**20
 """Size from which a log is shortened: a plugin that prints in a loop fills no disk."""
@@ -20,7 +19,7 @@ def shorten(path: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    with _opened(path, os.O_RDWR | os.O_APPEND) as descriptor:
+    with looked_at(path, writable=True) as descriptor:
         if descriptor is None:
             return
         size = os.fstat(descriptor).st_size
@@ -34,23 +33,9 @@ def shorten(path: Path) -> None:
 
 def last_line(path: Path) -> str | None:
     """The last line that says something; `None` where there is none."""
-    with _opened(path, os.O_RDONLY) as descriptor:
+    with looked_at(path) as descriptor:
         if descriptor is None:
             return None
         size = os.fstat(descriptor).st_size
         end = os.pread(descriptor, _LAST_BYTES, max(0, size - _LAST_BYTES)).decode(errors="replace")
     return next((line.strip()[:_LONGEST_LINE] for line in reversed(end.split("\n")) if line.strip()), None)
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int | None]:
-    """A regular file; `None` where there is none."""
-    try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        yield None
-        return
-    try:
-        yield descriptor if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    finally:
-        os.close(descriptor)

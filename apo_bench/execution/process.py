@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 from apo_bench.errors import UsageError
+from apo_bench.files import open_to_append
 from apo_bench.records.spec import Device
 
 
@@ -114,11 +115,9 @@ def open_device(kind: Device, slot: int) -> "torch.device":
 
 def redirect_output(path: Path) -> None:
     """Send what this process prints, C code and crash dumps included, to a file of its own."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-    descriptor = os.open(path, flags, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+    with open_to_append(path) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # the file is ours: what a plugin prints fits whatever the locale says
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

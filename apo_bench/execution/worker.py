@@ -78,6 +78,7 @@ def _worked(job: Job, slot: int, reports: Connection, stop: Stop) -> Report:
     with store.claim(intent.spec.run_id, _CLAIM_SECONDS) as mine:
         if not mine:
             return Busy()
+        store.finish_written(intent.spec.run_id)
         done = store.result(intent)
         if done is not None:  # another process finished it while this one was starting
             return Finished(outcome=done.outcome)

@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import netrc
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from apo_bench import say
 from apo_bench.errors import StoreError, UsageError
 from apo_bench.evidence.leaderboard import leaderboard
 from apo_bench.evidence.table import flat_rows
-from apo_bench.files import write_durably
+from apo_bench.files import looked_at, write_durably
 from apo_bench.records.cell import Cell
 from apo_bench.records.events import Evaluated, Started
 from apo_bench.records.run import Intent, Role, RunRecord
@@ -357,14 +356,8 @@ class _Mirror:
 
 def _first_bytes(path: Path, count: int) -> bytes | None:
     """What a file of the memory begins with; `None` where it is no such file, whatever else lies there."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        return os.read(descriptor, count) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    finally:
-        os.close(descriptor)
+    with looked_at(path) as descriptor:
+        return None if descriptor is None else os.read(descriptor, count)
 
 
 def _is_about_all(error: Exception) -> bool:

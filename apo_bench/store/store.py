@@ -28,13 +28,21 @@ from pathlib import Path
 import msgspec
 
 from apo_bench.errors import StoreError
-from apo_bench.files import CHECKPOINT, LinkError, NoLocksError, check_locks, refuse_link, write_durably
+from apo_bench.files import (
+    CHECKPOINT,
+    LinkError,
+    NoLocksError,
+    NotRegularError,
+    check_locks,
+    refuse_link,
+    write_durably,
+)
 from apo_bench.locks import Holder, acquire, holder, is_held, who_holds
 from apo_bench.records.order import following
 from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Intent, Role, RunRecord, decode_intent, encode
 from apo_bench.records.spec import Device, RunSpec, Scale
-from apo_bench.store.scan import Scan, Unreadable, read_record, scan
+from apo_bench.store.scan import RECORD, Scan, Unreadable, read_record, scan
 from apo_bench.store.workspace import INTENT, OUTPUT, OWNER, BusyError, Workspace, read
 
 _NAME = re.compile(r"[0-9a-z]+-[0-9a-f]{8}")
@@ -145,14 +153,18 @@ class Store:
     def begin(self, intent: Intent) -> Workspace:
         """Begin writing a run whose claim this process holds, or take it up where a dead process left a checkpoint.
 
+        What a dead process has finished is to be looked for first (`finish_written`).
+
         Raises:
             BusyError: Another process writes it all the same.
         """
         continued: Workspace | None = None
         for folder in self._folders_of(intent.spec.run_id):
-            if self.complete(folder):
+            try:
+                workspace = self.adopt(folder)
+            except NotRegularError:  # a stranger's: what it writes to may be a file elsewhere
+                self.move_aside(folder)
                 continue
-            workspace = self.adopt(folder)
             if continued is None and workspace.is_continuable and _is_of(folder, intent):
                 continued = workspace
             else:
@@ -176,20 +188,30 @@ class Store:
             raise BusyError(f"{folder} is being written by {who_holds(folder / OWNER)}; wait for it")
         return Workspace(folder, self.path / "runs" / folder.name, owner)
 
+    def finish_written(self, run_id: str) -> None:
+        """Finish what a dead process had written the record of, of a run whose claim this process holds.
+
+        Raises:
+            BusyError: Another process writes it all the same.
+        """
+        for folder in self._folders_of(run_id):
+            self.complete(folder)
+
     def complete(self, folder: Path) -> RunRecord | None:
         """Move an active run whose claim this process holds among the finished ones, where its record is written.
 
         Returns:
-            The record; `None` where there is none, or it cannot be read: then the run is not finished.
+            The record; `None` where there is none, or it cannot be read, or the folder cannot be written: then the run
+            is not finished.
 
         Raises:
             BusyError: Another process writes it all the same.
         """
         try:
             record = read_record(folder)
+            self.adopt(folder).move()
         except (OSError, ValueError, RecursionError):
             return None
-        self.adopt(folder).move()
         return record
 
     def is_owned(self, folder: Path, token: str) -> bool:
@@ -209,7 +231,9 @@ class Store:
             with self.claim(folder.name.partition("-")[0]) as mine:
                 if not mine or not folder.is_dir() or is_held(folder / OWNER) or self.complete(folder):
                     continue
-                if not (folder / CHECKPOINT).is_file():
+                if os.path.lexists(folder / RECORD):  # a result, which cannot be read or put in its place
+                    self.move_aside(folder)
+                elif not (folder / CHECKPOINT).is_file():
                     shutil.rmtree(folder, ignore_errors=True)
                     removed += 1
         return removed

@@ -5,17 +5,12 @@ from pathlib import Path
 
 import pytest
 from support.pieces import PIECES, replace
-from support.records import record
+from support.stores import PLACES, place_in, small_store
 
 from apo_bench.cli.main import main
-from apo_bench.files import CHECKPOINT
-from apo_bench.records.run import Intent, Role
-from apo_bench.records.spec import Scale
-from apo_bench.store.scan import EVENTS, RECORD
 from apo_bench.store.store import Store
 
 SUITE = "classification"
-PLACES = ("record", "events", "run", "probe", "intent", "checkpoint", "owner", "marker", "suite", "lock", "page")
 NAMED = ("record", "run", "probe")
 """What commands other than `store` say: what is missing from what they show."""
 COMMANDS: dict[str, Sequence[str]] = {
@@ -34,39 +29,13 @@ STATUS = {"store verify": {0, 1}, "check --save": {2}}
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Two finished runs of a suite, one that waits, one shared with another suite."""
+    """A small one, of a suite that the commands know."""
     monkeypatch.chdir(tmp_path)
-    store = Store(tmp_path / "one" / "store", create=True)
-    for name in ("sgdm", "adam"):
-        made = record(name, 0, 80.0).under(suite=SUITE)
-        intent = Intent(spec=made.spec, suite=SUITE, scale=made.scale, fingerprint=made.fingerprint)
-        store.begin(intent).finish(made)
-    store.begin(record("kfac", 0, 82.0).intent).leave()
-    store.share("regression", Scale.LOCAL, {record("sgdm", 0, 80.0).run_id: Role.REPORTED})
-    return store
-
-
-def _place(store: Store, name: str) -> Path:
-    finished = next(iter(store.scan().by_folder))
-    (waiting,) = (store.path / "active").iterdir()
-    (marker,) = (store.path / "suites" / "regression-local").iterdir()
-    return {
-        "record": finished / RECORD,
-        "events": finished / EVENTS,
-        "run": store.path / "runs" / "0123456789abcdef-00000000",
-        "probe": store.path / "probes" / "0123456789abcdef-00000000.json",
-        "intent": waiting / "intent.json",
-        "checkpoint": waiting / CHECKPOINT,
-        "owner": waiting / "owner.lock",
-        "marker": marker,
-        "suite": store.path / "suites" / "all-local",
-        "lock": store.path / "locks" / "0123456789abcdef.lock",
-        "page": store.leaderboards / "classification-local.md",
-    }[name]
+    return small_store(tmp_path, SUITE)
 
 
 def _try_all(store: Store, place: str, piece: str, capsys: pytest.CaptureFixture[str]) -> None:
-    path = _place(store, place)
+    path = place_in(store, place)
     replace(path, piece)
     piece_of = path.parent.name if place == "record" else path.name
     before = sorted(found.relative_to(store.path) for found in store.path.rglob("*"))

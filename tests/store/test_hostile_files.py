@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from support.pieces import PIECES, replace
 from support.records import record
+from support.stores import small_store
 
 from apo_bench.errors import StoreError
 from apo_bench.files import NotRegularError, open_to_append, read_regular, write_durably
@@ -14,13 +15,7 @@ from apo_bench.store.store import Store
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Two finished runs and one that waits."""
-    store = Store(tmp_path / "one" / "store", create=True)
-    for made in (record("sgdm", 0, 80.0), record("adam", 0, 81.0)):
-        store.begin(made.intent).finish(made)
-    waiting = store.begin(record("kfac", 0, 82.0).intent)
-    waiting.leave()
-    return store
+    return small_store(tmp_path)
 
 
 @pytest.mark.parametrize("piece", PIECES)
@@ -58,7 +53,7 @@ def test_what_an_active_run_has_in_place_of_a_file_stops_nothing(store: Store, p
 def test_markers_and_probes_that_are_no_files_stop_nothing(store: Store, piece: str) -> None:
     for path in (
         store.path / "suites" / "classification-local" / "0123456789abcdef",
-        store.path / "suites" / "regression-local",
+        store.path / "suites" / "reconstruction-local",
         store.path / "probes" / "0123456789abcdef-00000000.json",
         store.path / "locks" / "0123456789abcdef.lock",
     ):

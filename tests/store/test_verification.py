@@ -5,13 +5,10 @@ from pathlib import Path
 
 import pytest
 from support.pieces import PIECES, replace
-from support.records import record
+from support.stores import place_in, small_store
 
 from apo_bench.cli.main import main
-from apo_bench.files import CHECKPOINT
-from apo_bench.records.run import Role
-from apo_bench.records.spec import Scale
-from apo_bench.store.scan import EVENTS, RECORD
+from apo_bench.store.scan import RECORD
 from apo_bench.store.sealed import DIGEST, PLACEHOLDER, sealed
 from apo_bench.store.store import Store
 from apo_bench.store.verification import repair, verify
@@ -24,15 +21,10 @@ def _checkpoint() -> bytes:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Two finished runs, one that waits with a checkpoint, and a marker."""
-    store = Store(tmp_path / "one" / "store", create=True)
-    for made in (record("sgdm", 0, 80.0), record("adam", 0, 81.0)):
-        store.begin(made.intent).finish(made)
-    waiting = store.begin(record("kfac", 0, 82.0).intent)
-    (waiting.folder / CHECKPOINT).write_bytes(_checkpoint())
-    waiting.leave()
-    store.share("regression", Scale.LOCAL, {record("sgdm", 0, 80.0).run_id: Role.REPORTED})
-    return store
+    """A small one, whose run that waits has a checkpoint."""
+    made = small_store(tmp_path)
+    place_in(made, "checkpoint").write_bytes(_checkpoint())
+    return made
 
 
 def _everything(store: Store) -> dict[str, bytes | None]:
@@ -54,22 +46,6 @@ def test_a_store_as_it_was_written_is_whole_and_stays_as_it_is(store: Store) -> 
     assert _everything(store) == before
 
 
-def _places(store: Store) -> dict[str, Path]:
-    """A file of each kind."""
-    folder = next(iter(store.scan().by_folder))
-    (waiting,) = (store.path / "active").iterdir()
-    (marker,) = (store.path / "suites" / "regression-local").iterdir()
-    return {
-        "record": folder / RECORD,
-        "events": folder / EVENTS,
-        "probe": store.path / "probes" / "0123456789abcdef-00000000.json",
-        "intent": waiting / "intent.json",
-        "checkpoint": waiting / CHECKPOINT,
-        "marker": marker,
-        "lock": store.path / "locks" / "0123456789abcdef.lock",
-    }
-
-
 KINDS = ("record", "events", "probe", "intent", "checkpoint", "marker", "lock")
 HARMLESS = {
     *(("events", piece) for piece in ("empty", "not UTF-8", "nested too deep", "nested and closed")),
@@ -85,7 +61,7 @@ HARMLESS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("piece", PIECES)
 def test_each_is_named_moved_on_demand_and_then_the_store_is_whole(store: Store, kind: str, piece: str) -> None:
-    place = _places(store)[kind]
+    place = place_in(store, kind)
     replace(place, piece)
     before = _everything(store)
     verified = verify(store)
