@@ -17,9 +17,10 @@ M = λ_FSD G + λ_WSD I and a = μ / (1 − μ), the rate that it learns is
 
     η* = E[gᵀ v] / E[vᵀ M v] = (1 − μ²) tr(Σ + a ḡ ḡᵀ) / tr(M (Σ + 2 a ḡ ḡᵀ)),
 
-by which a gradient moves θ over all steps 1 + μ times as far as without momentum where noise dominates, and half of
-that where the mean does. So nothing is to be weighed: noise counts once in the loss term and 1 / (1 − μ²) times in the
-discrepancy, which is what keeps the rate from being 1 / (1 − μ) times too high.
+by which a gradient moves θ over all steps 1 + μ times as far as the best rate without momentum where noise dominates,
+and half of that where the mean does. Where the mean lies in flat directions and the noise in steep ones it is up to
+(1 + μ) / (1 − μ) times as far: v sums the mean up, which the loss term rewards in full, and the discrepancy charges the
+noise of this one step. One rate for all directions is then too high; the P of APO-P has one for each, and is not.
 """
 
 import contextlib
