@@ -44,8 +44,8 @@ class ClipRate(StrEnum):
     """Which learning rate the KL clip's η is.
 
     ``DECLARED``: ``lr``, so that ν P ∇J does not depend on the schedule, and a schedule shortens clipped steps too.
-    ``CURRENT``: that of the step, as in the public implementations (Ba, Grosse and Martens, 2017, section 5; the
-    kfac-pytorch of Pauloski et al., 2020): as the rate falls the clip lets go, and clipped steps stay as long.
+    ``CURRENT``: that of the step, which the examples of kfac-pytorch (Pauloski et al., 2020) pass to it: as the rate
+    falls the clip lets go, and clipped steps stay as long.
     """
 
     DECLARED = "declared"
