@@ -2,11 +2,12 @@
 
 import glob
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 from apo_bench.errors import StoreError
 from apo_bench.records.run import RunRecord
-from apo_bench.store.scan import Scan, Unreadable
+from apo_bench.store.scan import Scan, Unreadable, in_order
 from apo_bench.store.store import Store
 
 
@@ -45,5 +46,4 @@ class Increments:
             scan = self._store.scan(glob.escape(run_id))
             by_folder |= {folder: record for folder, record in scan.by_folder.items() if folder.name in fresh}
             unreadable += [found for found in scan.unreadable if found.path.name in fresh]
-        oldest_first = dict(sorted(by_folder.items(), key=lambda item: item[1].finished_at))
-        return Scan(oldest_first, tuple(unreadable))
+        return Scan(in_order(by_folder, datetime.now(UTC)), tuple(unreadable))

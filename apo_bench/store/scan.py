@@ -131,7 +131,7 @@ def scan(store: Path, run_id: str = "") -> Scan:
         except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
             unreadable.append(_unreadable(folder, error))
     present = datetime.now(UTC)
-    oldest_first = dict(sorted(records.items(), key=lambda item: place(item[1], present)))
+    oldest_first = in_order(records, present)
     ahead = {path: record.finished_at for path, record in oldest_first.items() if is_ahead(record, present)}
     if run_id:
         return Scan(oldest_first, tuple(unreadable), ahead=ahead)
@@ -146,6 +146,11 @@ def scan(store: Path, run_id: str = "") -> Scan:
     ahead |= {path: record.finished_at for path, record in probes.items() if is_ahead(record, present)}
     probed = sorted(probes.values(), key=lambda record: place(record, present))
     return Scan(oldest_first, tuple(unreadable), tuple(probed), dict(_shared(store)), ahead)
+
+
+def in_order(records: Mapping[Path, RunRecord], present: datetime) -> dict[Path, RunRecord]:
+    """Records by their folders, the oldest first, as of a time."""
+    return dict(sorted(records.items(), key=lambda item: place(item[1], present)))
 
 
 def read_record(folder: Path) -> RunRecord:
