@@ -190,18 +190,17 @@ def _rows(
     """A row for a task's tuning runs, where it has any, and one for its reported runs; `None` has no data."""
     competitors, formats = plan.asked.competitors(entry), plan.asked.formats(entry)
     what = f"{entry.task}, {epochs(entry.epochs)}, {' '.join(formats)}"
-    tried = tuning_points(entry, competitors)
+    tried = tuning_points(plan.asked, entry)
     if tried:
         names = " ".join(f"{name} ({count} points)" for name, count in tried.items())
-        described = f"{what}, seed {plan.asked.tuning_seed}: tuning\n  {names}"
+        described = f"{what}, {_seeds(plan.asked.tuning_seeds)}: tuning\n  {names}"
         if planned is None:
             yield [str(sum(tried.values()) * len(formats)), MISSING, "data missing", described]
         else:
             left = [one.expected_seconds for one in planned.tuning if one.reused is None]
             done = len(planned.tuning) - len(left)
             yield [str(len(planned.tuning)), str(done), _time(left, options), described]
-    seeds = f"seed{'' if len(entry.seeds) == 1 else 's'} {_listed(entry.seeds)}"
-    described = f"{what}, {seeds}\n  {' '.join(_competitors(competitors))}"
+    described = f"{what}, {_seeds(entry.seeds)}\n  {' '.join(_competitors(competitors))}"
     if planned is None:
         yield [str(len(competitors) * len(formats) * len(entry.seeds)), MISSING, "data missing", described]
         return
@@ -210,6 +209,10 @@ def _rows(
     count = len(planned.runs) + len(planned.waiting)
     left += [one.expected_seconds for one in planned.waiting]
     yield [str(count), str(done), _time(left, options), described]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'' if len(seeds) == 1 else 's'} {_listed(seeds)}"
 
 
 def _listed(seeds: Sequence[int]) -> str:

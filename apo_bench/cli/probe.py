@@ -55,7 +55,7 @@ def call(options: argparse.Namespace) -> int:
     set_damaged_aside(store, scan)
     context = start_fork_server()
     device = chosen_device(options)
-    suite = chosen or selection.at(default_scale(device))
+    suite = (chosen or selection.at(default_scale(device))).on(device)
     with store.probing(device, patience=1.0) as mine:
         if not mine:
             who = store.probed_by(device)

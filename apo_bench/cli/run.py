@@ -99,7 +99,7 @@ def call(options: argparse.Namespace) -> int:
     else:
         warn_of_unreadable(scan)
     device = chosen_device(options)
-    suite = chosen or selection.at(default_scale(device))
+    suite = (chosen or selection.at(default_scale(device))).on(device)
 
     from apo_bench.cli.plan import print_costs, print_json, print_plan
     from apo_bench.planning.plan import plan

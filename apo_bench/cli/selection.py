@@ -161,7 +161,9 @@ def _refuse_too_many(chosen: Suite, entries: Sequence[TaskEntry]) -> None:
     """
     count = 0
     for entry in entries:
-        points = sum(math.prod(map(len, declared.grid.values())) for declared in entry.optimizers if declared.grid)
+        points = len(chosen.tuning_seeds) * sum(
+            math.prod(map(len, declared.grid.values())) for declared in entry.optimizers if declared.grid
+        )
         count += len(chosen.formats(entry)) * (len(entry.seeds) * len(entry.optimizers) + points)
     if count > MOST_RUNS:
         raise UsageError(

@@ -1,6 +1,6 @@
-"""The best setting of a grid: tried on a seed that reports nothing, chosen on validation data.
+"""The best setting of a grid: tried on seeds that report nothing, chosen on validation data.
 
-Every point of a grid is a run of its own, on the tuning seed, with the task's budget, at a constant schedule, and in
+Every point of a grid is a run of its own on each tuning seed, with the task's budget, at a constant schedule, and in
 the precision in which the competitor then reports: the best fixed rate of a format is the one that is best in that
 format, and a rate that only fp32 bears would be held against the optimizer. The test metric of these runs has no say.
 """
@@ -15,7 +15,7 @@ from apo_bench.records.facts import Direction
 from apo_bench.records.outcome import Diverged
 from apo_bench.records.run import RunRecord
 from apo_bench.records.schedules import Constant
-from apo_bench.records.spec import Precision, RunSpec, Scalar
+from apo_bench.records.spec import OptimizerSpec, Precision, RunSpec, Scalar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,8 @@ class GridSearch:
     """The settings of a competitor, on one task in one precision, among which the best is chosen.
 
     Attributes:
-        points: A run for each setting, smaller values first; they differ in nothing but the grid's hyperparameters.
+        points: A run for each setting on each tuning seed, smaller values first; they differ in nothing but the grid's
+            hyperparameters and the seed.
     """
 
     points: tuple[RunSpec, ...]
@@ -34,8 +35,8 @@ class GridSearch:
         distinct = tuple({point.run_id: point for point in points}.values())
         names = cls(distinct).grid
 
-        def order(point: RunSpec) -> list[tuple[bool, float, str]]:
-            return [in_order(point.optimizer.hyperparameters[name]) for name in names]
+        def order(point: RunSpec) -> tuple[list[tuple[bool, float, str]], int]:
+            return [in_order(point.optimizer.hyperparameters[name]) for name in names], point.seed
 
         return cls(tuple(sorted(distinct, key=order)))
 
@@ -59,6 +60,19 @@ class GridSearch:
         first = self.points[0]
         return f"{first.optimizer.name} on {first.task}, {first.precision}, {first.budget.epochs:g} epochs"
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The tuning seeds."""
+        return tuple(sorted({point.seed for point in self.points}))
+
+    @property
+    def settings(self) -> tuple[tuple[RunSpec, ...], ...]:
+        """The runs of each setting, one a seed."""
+        groups: dict[OptimizerSpec, list[RunSpec]] = {}
+        for point in self.points:
+            groups.setdefault(point.optimizer, []).append(point)
+        return tuple(map(tuple, groups.values()))
+
     def setting(self, point: RunSpec) -> dict[str, Scalar]:
         """The grid's hyperparameters at one of the points."""
         return {name: point.optimizer.hyperparameters[name] for name in self.grid}
@@ -77,8 +91,10 @@ class Tuned:
 
     Attributes:
         search: The search.
-        chosen: The point with the best validation metric; `None` while runs are missing, and where none has one.
-        validation: Its validation metric, a mean over the evaluations of the last epoch, in the metric's unit.
+        chosen: The first run of the setting with the best mean validation metric over the tuning seeds; `None` while
+            runs are missing, and where none has one.
+        validation: Its validation metric, a mean over the seeds and the evaluations of the last epoch, in the metric's
+            unit.
         metric: The metric's name with its unit; `None` before the first result.
         diverged: Points whose run diverged.
         failed: Points whose run failed for another reason.
@@ -103,18 +119,19 @@ class Tuned:
     @property
     def line(self) -> str:
         """What is to be said of it, in one line."""
-        seed = self.search.points[0].seed
+        seeds = self.search.seeds
+        seed = f"{'seed' if len(seeds) == 1 else 'seeds'} {_listed(seeds)}"
         if self.chosen is not None:
             at = self.search.setting(self.chosen)
             chosen = ", ".join(f"{name} = {at[name]} of {_listed(tried)}" for name, tried in self.search.grid.items())
-            best = f"{chosen}; best {_validation(self.metric)} on seed {seed}: {self.validation:.4g}"
+            best = f"{chosen}; best {_validation(self.metric)} on {seed}: {self.validation:.4g}"
             end = f"; {' and '.join(self.ends)} at an end of the grid" if self.ends else ""
             return f"{self.search.title}: {best}{self._lost}{end}"
         tried = ", ".join(f"{name} of {_listed(tried)}" for name, tried in self.search.grid.items())
         if self.is_final:
-            return f"{self.search.title}: {tried}: none has a {_validation(self.metric)} on seed {seed}{self._lost}"
+            return f"{self.search.title}: {tried}: none has a {_validation(self.metric)} on {seed}{self._lost}"
         done = f"{len(self.search.points) - self.missing} of {len(self.search.points)}"
-        return f"{self.search.title}: {tried}, to be chosen on seed {seed} ({done} tuning runs done)"
+        return f"{self.search.title}: {tried}, to be chosen on {seed} ({done} tuning runs done)"
 
     @property
     def _lost(self) -> str:
@@ -124,7 +141,9 @@ class Tuned:
 
 
 def tune(search: GridSearch, records: Mapping[str, RunRecord], *, final: bool = False) -> Tuned:
-    """Choose the best point of a grid: by validation, never a diverged run, of equal ones the smaller value.
+    """Choose the best setting of a grid: by mean validation, of equal ones the smaller value.
+
+    Never one with a run that diverged or failed: a mean over the other seeds would flatter it.
 
     Args:
         search: The grid.
@@ -136,14 +155,19 @@ def tune(search: GridSearch, records: Mapping[str, RunRecord], *, final: bool = 
     is_final = final or not missing
     values = {run_id: value for run_id, record in found.items() if (value := last_validation(record)) is not None}
     facts = next((record.task for record in found.values() if record.task), None)
+    means = {
+        runs[0]: mean([values[run.run_id] for run in runs])
+        for runs in search.settings
+        if all(run.run_id in values for run in runs)
+    }
     chosen = None
-    if values and is_final:
-        best = (min if facts is not None and facts.direction is Direction.MINIMIZE else max)(values.values())
-        chosen = next(point for point in search.points if values.get(point.run_id) == best)
+    if means and is_final:
+        best = (min if facts is not None and facts.direction is Direction.MINIMIZE else max)(means.values())
+        chosen = next(run for run, value in means.items() if value == best)
     return Tuned(
         search=search,
         chosen=chosen,
-        validation=None if chosen is None else values[chosen.run_id],
+        validation=None if chosen is None else means[chosen],
         metric=facts.metric if facts else None,
         diverged=sum(isinstance(record.outcome, Diverged) for record in found.values()),
         failed=sum(not record.is_result for record in found.values()),

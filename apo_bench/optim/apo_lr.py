@@ -21,12 +21,19 @@ by which a gradient moves θ over all steps 1 + μ times as far as the best rate
 and half of that where the mean does. Where the mean lies in flat directions and the noise in steep ones it is up to
 (1 + μ) / (1 − μ) times as far: v sums the mean up, which the loss term rewards in full, and the discrepancy charges the
 noise of this one step. One rate for all directions is then too high; the P of APO-P has one for each, and is not.
+
+The lookahead may instead be all that this gradient will move, θ′ = θ − η g / (1 − μ) (`APOLR`, ``whole_move``). It does
+not depend on the history, so that the objective is that of plain SGD in η / (1 − μ), and
+
+    η* / (1 − μ) = tr Σ / tr(M Σ),
+
+the best rate without momentum, wherever mean and noise lie.
 """
 
 import contextlib
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -58,11 +65,13 @@ class APOLR:
         meta_optimizer: Which.
         interval: K, steps between two meta-updates.
         per_group: Whether each parameter group has a rate of its own.
+        whole_move: Whether the lookahead is all that the gradient of B moves θ over all steps, g / (1 − μ) times η,
+            instead of the step just taken; for `torch.optim.SGD` only.
         bounds: Smallest and largest learning rate.
 
     Raises:
         UsageError: Parameters are stored in 16 bit, where θ − θ′ is rounding noise, or (at the third step) the
-            optimizer's update is not linear in its learning rate.
+            optimizer's update is not linear in its learning rate, or ``whole_move`` around another optimizer.
     """
 
     def __init__(
@@ -75,6 +84,7 @@ class APOLR:
         meta_optimizer: MetaOptimizer = MetaOptimizer.RMSPROP,
         interval: int = 10,
         per_group: bool = False,
+        whole_move: bool = False,
         bounds: tuple[float, float] = (1e-8, 1e2),
     ) -> None:
         if any(parameter.dtype in {torch.float16, torch.bfloat16} for parameter in problem.parameters):
@@ -85,16 +95,22 @@ class APOLR:
             raise UsageError(f"APO-LR: interval must be at least 1 (got {interval})")
         if not 0 < bounds[0] < bounds[1]:
             raise UsageError(f"APO-LR: bounds must be two rates above 0, the lower one first (got {bounds})")
+        if whole_move and type(optimizer) is not torch.optim.SGD:
+            raise UsageError(
+                f"APO-LR knows what a gradient moves over all steps of torch's SGD, and not of "
+                f"{type(optimizer).__name__}; leave out whole_move"
+            )
         self.problem = problem
         self.optimizer = optimizer
         self.weights = weights
         self.interval = interval
+        self.whole_move = whole_move
         self.meta_updates = 0
         self.steps = 0
         self._initial = [float(group["lr"]) for group in optimizer.param_groups]
         count = len(self._initial) if per_group else 1
         self._psi = torch.zeros(count, dtype=torch.float64)
-        self._meta = meta_optimizer.over([self._psi], meta_lr)
+        self._meta = meta_optimizer.over([([self._psi], meta_lr)])
         self._bounds = bounds
         index = {id(parameter): place for place, parameter in enumerate(problem.parameters)}
         self._members = [
@@ -130,30 +146,56 @@ class APOLR:
             check_linear(self.optimizer)
         with problem.phase("meta"):
             objective = ProximalObjective(problem, batch, random_state, self.weights) if meta else None
+        moves = self._whole_moves() if meta and self.whole_move else None
         with problem.phase("update"):
             take_step(self.optimizer)
             self.optimizer.zero_grad(set_to_none=True)
         if objective is not None:
             with problem.phase("meta"):
-                self._adapt(objective)
+                self._adapt(objective, moves)
         self.steps += 1
         return StepResult(loss.detach(), applied=True)
 
-    def _adapt(self, objective: ProximalObjective) -> None:
+    @torch.no_grad()
+    def _whole_moves(self) -> dict[int, Tensor]:
+        """η (1 − dampening) g / (1 − μ) by parameter, the gradient with its coupled weight decay."""
+        moves = {}
+        decays = self._coupled_decay()
+        for group, members in zip(self.optimizer.param_groups, self._members, strict=True):
+            length = group["lr"] * (1.0 - group["dampening"] * bool(group["momentum"])) / (1.0 - group["momentum"])
+            for place in members:
+                parameter = self.problem.parameters[place]
+                if parameter.grad is not None:
+                    moves[place] = length * parameter.grad.add(parameter, alpha=decays[place])
+        return moves
+
+    def _adapt(self, objective: ProximalObjective, whole_moves: Mapping[int, Tensor] | None = None) -> None:
         """One meta-update, and the step just taken rescaled to the new rate; skipped when q overflows."""
-        q = objective.gradient(self._coupled_decay())
+        problem = self.problem
+        decays = self._coupled_decay()
+        if whole_moves is None:
+            q = objective.gradient(decays)
+        else:
+            with _moved(problem, objective.start, whole_moves):
+                q = objective.gradient(decays)
         if not q.finite:
             return
-        problem = self.problem
         gradient = torch.zeros_like(self._psi)
         with torch.no_grad():
             for group, members in enumerate(self._members):
                 products = [
                     torch.dot(
-                        (objective.start[place] - problem.parameters[place]).flatten().double(),
+                        (
+                            objective.start[place] - problem.parameters[place]
+                            if whole_moves is None
+                            else whole_moves[place]
+                        )
+                        .flatten()
+                        .double(),
                         q.values[place].flatten().double(),  # type: ignore[union-attr] # never None
                     )
                     for place in members
+                    if whole_moves is None or place in whole_moves
                 ]
                 if products:
                     gradient[min(group, len(self._psi) - 1)] -= torch.stack(products).sum().cpu()
@@ -229,6 +271,21 @@ class APOLR:
             "optimizer": list(TorchRule(self.problem, self.optimizer).state_tensors()["optimizer"]),
             "meta": [self._psi, *tensors_in(self._meta.state)],
         }
+
+
+@contextlib.contextmanager
+def _moved(problem: Problem, start: Iterable[Tensor], moves: Mapping[int, Tensor]) -> Iterator[None]:
+    """Let the parameters stand at ``start`` less ``moves``, and put them back where they are."""
+    parameters = list(problem.parameters)
+    with torch.no_grad():
+        back = [parameter.detach().clone() for parameter in parameters]
+        for place, (parameter, own) in enumerate(zip(parameters, start, strict=True)):
+            parameter.copy_(own - moves[place] if place in moves else own)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, back)
 
 
 def check_linear(optimizer: torch.optim.Optimizer) -> None:

@@ -70,6 +70,11 @@ class APOP:
         weight_decay: Coefficient of an L2 penalty, part of the gradient and of Q.
         warmup_steps: Steps during which the parameters follow P = I while P is already learned.
         structure: What A is for a convolution.
+        meta_width: n₀. One step of Adam moves each entry by α, and the spectral norm of an n × n matrix by up to n α:
+            A and B of n > n₀ rows take α n₀ / n, so that ‖A − I‖₂ grows by at most n₀ α a meta-update, whatever the
+            width; 0 for α everywhere.
+        scale_lr: The meta-optimizer's learning rate on log c of a factor c that each layer's P has besides, from c = 1;
+            0 for no such factor.
 
     Raises:
         UsageError: A number is out of its range, or the model has no layer.
@@ -89,12 +94,16 @@ class APOP:
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
         structure: Structure = Structure.FULL,
+        meta_width: int = 0,
+        scale_lr: float = 0.0,
     ) -> None:
         for name, value, holds, bounds in (
             ("interval", interval, interval >= 1, "at least 1"),
             ("lr", lr, lr > 0, "above 0"),
             ("momentum", momentum, 0 <= momentum < 1, "in [0, 1)"),
             ("warmup_steps", warmup_steps, warmup_steps >= 0, "at least 0"),
+            ("meta_width", meta_width, meta_width >= 0, "at least 0"),
+            ("scale_lr", scale_lr, scale_lr >= 0, "at least 0"),
         ):
             if not holds:
                 raise UsageError(f"APO-P: {name} must be {bounds} (got {value})")
@@ -117,8 +126,11 @@ class APOP:
         self._parameters: list[Tensor] = list(problem.parameters)
         self.factors = [_identity(layer, problem.parameters[layer.weight], structure) for layer in self.layers]
         self._buffers: dict[int, Tensor] = {}
-        parts = [part for factors in self.factors for part in factors]
-        self._meta = meta_optimizer.over(parts, meta_lr)
+        self._log_scales = self.factors[0].S_OI.new_zeros(len(self.layers)) if scale_lr else None
+        groups = _by_rate(self.factors, meta_lr, meta_width)
+        if self._log_scales is not None:
+            groups.append(([self._log_scales], scale_lr))
+        self._meta = meta_optimizer.over(groups)
         self._factor = 1.0
 
     @property
@@ -130,6 +142,13 @@ class APOP:
     def left_alone(self) -> Mapping[str, tuple[str, ...]]:
         """Weights that step with P = I."""
         return left_alone(self.problem.model, self.problem.parameters, self.layers)
+
+    @torch.no_grad()
+    def start_at(self, factors: Iterable[AnyFactors]) -> None:
+        """Let P start elsewhere than at the identity: A, B and S of each layer, which are copied."""
+        for own, given in zip(self.factors, factors, strict=True):
+            for part, value in zip(own, given, strict=True):
+                part.copy_(value)
 
     def scale_learning_rate(self, factor: float) -> None:
         """Use ``factor`` times the learning rate from now on."""
@@ -190,11 +209,16 @@ class APOP:
         """P m, or m, by parameter."""
         directions = list(averages)
         if preconditioned:
-            for layer, factors in zip(self.layers, self.factors, strict=True):
+            for layer, factors, scale in zip(self.layers, self.factors, self._scales(), strict=True):
                 matrix = kronecker.precondition(factors, to_matrix(layer, averages).to(factors.S_OI.dtype))
+                matrix = matrix if scale is None else matrix * scale
                 for place, part in from_matrix(layer, matrix, averages).items():
                     directions[place] = part.to(averages[place].dtype)
         return directions
+
+    def _scales(self) -> Sequence[Tensor | None]:
+        """The factor c of each layer."""
+        return [None] * len(self.layers) if self._log_scales is None else self._log_scales.exp().unbind()
 
     @torch.no_grad()
     def _move(self, directions: list[Tensor]) -> None:
@@ -212,13 +236,19 @@ class APOP:
         found = []
         values = [value for value in q.values if value is not None]
         with torch.no_grad():
-            for layer, factors in zip(self.layers, self.factors, strict=True):
+            for layer, factors, scale in zip(self.layers, self.factors, self._scales(), strict=True):
                 dtype = factors.S_OI.dtype
                 G_OI, q_OI = to_matrix(layer, averages).to(dtype), to_matrix(layer, values).to(dtype)
-                found.append(kronecker.meta_gradient(factors, G_OI, q_OI, self._rate))
+                found.append(
+                    kronecker.meta_gradient(factors, G_OI if scale is None else G_OI * scale, q_OI, self._rate)
+                )
             flat = [part for gradients in found for part in gradients]
+            if self._log_scales is not None:
+                flat.append(_in_log_scales(self.factors, found))
             if not bool(torch.stack(torch._foreach_norm(flat, float("inf"))).isfinite().all()):  # noqa: SLF001
                 return False
+            if self._log_scales is not None:
+                self._log_scales.grad = flat[-1]
             for factors, gradients in zip(self.factors, found, strict=True):
                 for part, gradient in zip(factors, gradients, strict=True):
                     part.grad = gradient
@@ -233,7 +263,12 @@ class APOP:
             f"distance_from_identity_{place}": kronecker.distance_from_identity(factors)
             for place, factors in enumerate(self.factors)
         }
-        return {"meta_updates": float(self.meta_updates)} | distances
+        scales = {} if self._log_scales is None else dict(enumerate(self._log_scales.exp().tolist()))
+        return (
+            {"meta_updates": float(self.meta_updates)}
+            | distances
+            | {f"scale_{place}": scale for place, scale in scales.items()}
+        )
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
         """The parameters are judged as they are."""
@@ -243,6 +278,7 @@ class APOP:
         """A, B, S, momentum, the meta-optimizer's state and the counters."""
         return {
             "factors": [tuple(part.clone() for part in factors) for factors in self.factors],
+            "log_scales": None if self._log_scales is None else self._log_scales.clone(),
             "buffers": [self._buffers.get(place) for place in range(len(self._parameters))],
             "meta": self._meta.state_dict(),
             "steps": self.steps,
@@ -251,9 +287,9 @@ class APOP:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
-        for factors, saved in zip(self.factors, state["factors"], strict=True):
-            for part, value in zip(factors, saved, strict=True):
-                part.copy_(value)
+        self.start_at(state["factors"])
+        if self._log_scales is not None:
+            self._log_scales.copy_(state["log_scales"])
         self._buffers = {
             place: saved.to(self._parameters[place], copy=True)
             for place, saved in enumerate(state["buffers"])
@@ -267,7 +303,10 @@ class APOP:
         """Momentum, A, B and S, and the meta-optimizer's state."""
         return {
             "optimizer": list(self._buffers.values()),
-            "preconditioner": [part for factors in self.factors for part in factors],
+            "preconditioner": [
+                *(part for factors in self.factors for part in factors),
+                *([] if self._log_scales is None else [self._log_scales]),
+            ],
             "meta": list(tensors_in(self._meta.state)),
         }
 
@@ -279,3 +318,21 @@ def _identity(layer: Layer, weight: Tensor, structure: Structure) -> AnyFactors:
             layer.out_features, layer.in_features, layer.kernel, dtype=dtype, device=weight.device
         )
     return kronecker.identity(layer.out_features, layer.in_features, dtype=dtype, device=weight.device)
+
+
+def _by_rate(factors: Iterable[AnyFactors], rate: float, width: int) -> list[tuple[list[Tensor], float]]:
+    """A, B and S of all layers by their rate: that of a matrix of more than ``width`` rows falls with its rows."""
+    groups: dict[float, list[Tensor]] = {}
+    for own in factors:
+        *matrices, scales = own
+        for matrix in matrices:
+            share = min(1.0, width / matrix.shape[-1]) if width else 1.0
+            groups.setdefault(rate * share, []).append(matrix)
+        groups.setdefault(rate, []).append(scales)
+    return [(tensors, own_rate) for own_rate, tensors in groups.items()]
+
+
+def _in_log_scales(factors: Iterable[AnyFactors], gradients: Iterable[AnyFactors]) -> Tensor:
+    """∂Q/∂log c of each layer, −⟨q, θ − θ′⟩ = ½ ⟨S, ∂Q/∂S⟩, since P depends on c S² alone."""
+    products = [(own.S_OI * found.S_OI).sum() for own, found in zip(factors, gradients, strict=True)]
+    return torch.stack(products) / 2.0

@@ -8,13 +8,14 @@ LeNet on Fashion-MNIST-20k, 5 epochs).
 ``meta_share`` is the share of B and B′ on which Q is taken. ``reverse_kl`` takes KL(new ‖ old) as the function-space
 discrepancy instead of KL(old ‖ new); ``extra_batch`` is the number of examples on which it is taken, 0 for as many as
 ``meta_share`` says. ``fresh_batch`` takes the loss term of Q on a batch of its own, which is wrong on purpose: the
-ablation that shows why the paper reuses B.
+ablation that shows why the paper reuses B. ``per_layer`` gives every module with parameters a learning rate of its own.
 """
 
 import dataclasses
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from apo_bench.optim.apo_lr import APOLR
 from apo_bench.optim.apo_p import APOP, Structure
@@ -43,6 +44,7 @@ class APOSGD:
     extra_batch: int = hyperparameter(0, symbol="|B′|")
     fresh_batch: bool = hyperparameter(False)  # noqa: FBT003 - the default of a field
     interval: int = hyperparameter(10, symbol="K")
+    per_layer: bool = hyperparameter(False)  # noqa: FBT003
     weight_decay: float = hyperparameter(0.0, search=Search(1e-6, 1e-2, log=True), symbol="λ")
 
 
@@ -53,6 +55,7 @@ class APOSGDm(APOSGD):
     meta_lr: float = hyperparameter(0.0421, search=_META_LR, symbol="α")
     fsd: float = hyperparameter(2.67, search=_FSD, symbol="λ_FSD")
     momentum: float = hyperparameter(0.9, symbol="μ")
+    whole_move: bool = hyperparameter(False)  # noqa: FBT003
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,14 +93,30 @@ def _weights(h: "APOSGD | APOPHyperparameters") -> ProximalWeights:
 
 
 def _around(problem: Problem, h: APOSGD, base: Callable[..., torch.optim.Optimizer], **fields: object) -> UpdateRule:
+    groups = _by_module(problem) if h.per_layer else problem.parameters
     return APOLR(
         problem,
-        base(problem.parameters, lr=h.lr, weight_decay=h.weight_decay, foreach=True, **fields),
+        base(groups, lr=h.lr, weight_decay=h.weight_decay, foreach=True, **fields),
         weights=_weights(h),
         meta_lr=h.meta_lr,
         meta_optimizer=MetaOptimizer(h.meta_optimizer),
         interval=h.interval,
+        per_group=h.per_layer,
+        whole_move=isinstance(h, APOSGDm) and h.whole_move,
     )
+
+
+def _by_module(problem: Problem) -> list[dict[str, object]]:
+    """Parameter groups, one for each module that holds parameters itself, in the order of the parameters."""
+    owners = {
+        id(parameter): name
+        for name, module in reversed(list(problem.model.named_modules()))
+        for parameter in module.parameters(recurse=False)
+    }
+    groups: dict[str | None, list[Tensor]] = {}
+    for parameter in problem.parameters:
+        groups.setdefault(owners.get(id(parameter)), []).append(parameter)
+    return [{"params": parameters} for parameters in groups.values()]
 
 
 def _sgd(problem: Problem, h: APOSGD) -> UpdateRule:
@@ -134,6 +153,8 @@ class APOPHyperparameters:
     weight_decay: float = hyperparameter(0.0, search=Search(1e-6, 1e-2, log=True), symbol="λ")
     warmup_steps: int = hyperparameter(0)
     structure: str = hyperparameter("full")
+    meta_width: int = hyperparameter(0, symbol="n₀")
+    scale_lr: float = hyperparameter(0.0, symbol="α_c")
 
 
 def _apo_p(problem: Problem, h: APOPHyperparameters) -> UpdateRule:
@@ -148,6 +169,8 @@ def _apo_p(problem: Problem, h: APOPHyperparameters) -> UpdateRule:
         weight_decay=h.weight_decay,
         warmup_steps=h.warmup_steps,
         structure=Structure(h.structure),
+        meta_width=h.meta_width,
+        scale_lr=h.scale_lr,
     )
 
 

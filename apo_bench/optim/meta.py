@@ -1,7 +1,8 @@
 """Optimizers of what APO learns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +20,13 @@ class MetaOptimizer(StrEnum):
     RMSPROP = "rmsprop"
     ADAM = "adam"
 
-    def over(self, parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
-        """Make it for some tensors, with learning rate α."""
-        return _KINDS[self](parameters, lr)
+    def over(self, groups: Sequence[tuple[list[Tensor], float]]) -> torch.optim.Optimizer:
+        """Make it for tensors, each group of them with its learning rate α."""
+        return _KINDS[self]([{"params": tensors, "lr": lr} for tensors, lr in groups])
 
 
-_KINDS: dict[MetaOptimizer, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {
-    MetaOptimizer.SGD: lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, foreach=True),
-    MetaOptimizer.RMSPROP: lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.99), foreach=True),
-    MetaOptimizer.ADAM: lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, foreach=True),
+_KINDS: dict[MetaOptimizer, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
+    MetaOptimizer.SGD: lambda groups: torch.optim.SGD(groups, foreach=True),
+    MetaOptimizer.RMSPROP: lambda groups: torch.optim.Adam(groups, betas=(0.0, 0.99), foreach=True),
+    MetaOptimizer.ADAM: lambda groups: torch.optim.Adam(groups, foreach=True),
 }

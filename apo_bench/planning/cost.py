@@ -70,7 +70,7 @@ def cell_costs(plan: Plan) -> tuple[CellCost, ...]:
         steps = Budget(epochs=entry.epochs).steps(max(1, sizes[0] // task.batch_size)) if sizes else None
         competitors = plan.asked.competitors(entry)
         settings = Counter(declared.optimizer for declared in competitors)
-        tried = tuning_points(entry, competitors)
+        tried = tuning_points(plan.asked, entry)
         cells += [
             CellCost(
                 task=entry.task,

@@ -75,7 +75,7 @@ def unroll(
         for entry, cells_of_settings, own in zip(suite.tasks, settings, by_entry, strict=True):
             if position < len(entry.seeds):
                 seed = entry.seeds[position]
-                made = [_run(cells, seed, suite.tuning_seed) for cells in cells_of_settings]
+                made = [_run(cells, seed, suite.tuning_seeds) for cells in cells_of_settings]
                 own.update(dict.fromkeys(made))
                 runs.update(dict.fromkeys(made))
     return Unrolled(tuple(runs), tuple(map(tuple, by_entry)))
@@ -107,12 +107,12 @@ def _settings(
     ]
 
 
-def _run(cells: Sequence[Cell], seed: int, tuning_seed: int) -> RunSpec | Waiting:
-    """The run of a cell with a seed; of several, a run that waits for the best of them on the tuning seed."""
+def _run(cells: Sequence[Cell], seed: int, tuning_seeds: Sequence[int]) -> RunSpec | Waiting:
+    """The run of a cell with a seed; of several, a run that waits for the best of them on the tuning seeds."""
     first = cells[0].run(seed)
     if len(cells) == 1:
         return first
-    return Waiting(GridSearch.of(_tried(cell.run(tuning_seed)) for cell in cells), first)
+    return Waiting(GridSearch.of(_tried(cell.run(own)) for own in tuning_seeds for cell in cells), first)
 
 
 def grid_of(declared: OptimizerEntry, entry: TaskEntry) -> dict[str, tuple[Scalar, ...]]:
@@ -121,15 +121,15 @@ def grid_of(declared: OptimizerEntry, entry: TaskEntry) -> dict[str, tuple[Scala
     return {name: values for name, values in declared.grid.items() if name not in fixed}
 
 
-def tuning_points(entry: TaskEntry, competitors: Sequence[OptimizerEntry]) -> dict[str, int]:
-    """Settings to be tried on a task in one precision, by optimizer; those who share a grid share its runs."""
+def tuning_points(suite: Suite, entry: TaskEntry) -> dict[str, int]:
+    """Runs that try settings on a task in one precision, by optimizer; those who share a grid share its runs."""
     counts: dict[str, int] = {}
     searched: list[OptimizerEntry] = []
-    for declared in competitors:
+    for declared in suite.competitors(entry):
         search = msgspec.structs.replace(declared, grid=grid_of(declared, entry), schedule=Constant())
         if search.grid and search not in searched:
             searched.append(search)
-            points = math.prod(len(set(values)) for values in search.grid.values())
+            points = len(suite.tuning_seeds) * math.prod(len(set(values)) for values in search.grid.values())
             counts[declared.optimizer] = counts.get(declared.optimizer, 0) + points
     return counts
 

@@ -28,6 +28,7 @@ class Scale(StrEnum):
 
     SMOKE = "smoke"
     LOCAL = "local"
+    STUDY = "study"
     PAPER = "paper"
 
 

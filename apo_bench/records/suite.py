@@ -1,11 +1,13 @@
 """What is compared: which competitors meet on which tasks, in which precisions, with which budget."""
 
+import msgspec
+
 from apo_bench.errors import UsageError
 from apo_bench.records.schedules import Constant, Schedule
-from apo_bench.records.spec import Frozen, Precision, Scalar, Scale
+from apo_bench.records.spec import Device, Frozen, Precision, Scalar, Scale
 
 TUNING_SEED = 100
-"""Where settings are tried, unless a suite says another seed; nothing is ever reported on it."""
+"""Where settings are tried, unless a suite says other seeds; nothing is ever reported on it."""
 
 
 class OptimizerEntry(Frozen, frozen=True):
@@ -15,7 +17,7 @@ class OptimizerEntry(Frozen, frozen=True):
         optimizer: Registered name.
         overrides: Hyperparameters that the suite sets for all tasks.
         schedule: Factor on the learning rate over the run.
-        grid: Values to try of further hyperparameters; the setting that validates best on the suite's tuning seed, at
+        grid: Values to try of further hyperparameters; the setting that validates best on the suite's tuning seeds, at
             a constant schedule, is the one whose runs are reported.
     """
 
@@ -47,6 +49,8 @@ class TaskEntry(Frozen, frozen=True):
         overrides: Hyperparameters by optimizer name that hold on this task only.
         optimizers: Competitors on this task; the suite's where empty.
         precisions: Number formats on this task; the suite's where empty.
+        on_cuda: Registered name of the task in its place on CUDA, where the ratios of a small network say nothing; the
+            same task where empty.
     """
 
     task: str
@@ -55,12 +59,13 @@ class TaskEntry(Frozen, frozen=True):
     overrides: dict[str, dict[str, Scalar]] = {}  # noqa: RUF012 - msgspec copies it
     optimizers: tuple[OptimizerEntry, ...] = ()
     precisions: tuple[Precision, ...] = ()
+    on_cuda: str = ""
 
 
 class Suite(Frozen, frozen=True):
     """Which competitors meet on which tasks and in which precisions, at one scale.
 
-    ``tuning_seed`` is where the grids of competitors are tried; no task may report on it.
+    ``tuning_seeds`` are where the grids of competitors are tried; no task may report on them.
     """
 
     name: str
@@ -69,19 +74,31 @@ class Suite(Frozen, frozen=True):
     tasks: tuple[TaskEntry, ...]
     optimizers: tuple[OptimizerEntry, ...]
     precisions: tuple[Precision, ...]
-    tuning_seed: int = TUNING_SEED
+    tuning_seeds: tuple[int, ...] = (TUNING_SEED,)
 
     def __post_init__(self) -> None:
         """Refuse to report where settings are chosen.
 
         Raises:
-            UsageError: The tuning seed is among the seeds of a task.
+            UsageError: A tuning seed is among the seeds of a task.
         """
-        if any(self.tuning_seed in entry.seeds for entry in self.tasks):
-            raise UsageError(
-                f"seed {self.tuning_seed} is the tuning seed of suite {self.name!r}, on which settings are chosen and "
-                "nothing is reported; leave it out of --seeds"
-            )
+        reported = {seed for entry in self.tasks for seed in entry.seeds}
+        for seed in self.tuning_seeds:
+            if seed in reported:
+                raise UsageError(
+                    f"seed {seed} is a tuning seed of suite {self.name!r}, on which settings are chosen and nothing is "
+                    "reported; leave it out of --seeds"
+                )
+
+    def on(self, device: Device) -> "Suite":
+        """The suite with the tasks that it has on a kind of device."""
+        if device is not Device.CUDA:
+            return self
+        tasks = [
+            msgspec.structs.replace(entry, task=entry.on_cuda, on_cuda="") if entry.on_cuda else entry
+            for entry in self.tasks
+        ]
+        return msgspec.structs.replace(self, tasks=tuple(tasks))
 
     def competitors(self, entry: TaskEntry) -> tuple[OptimizerEntry, ...]:
         """Who meets on one of the tasks."""

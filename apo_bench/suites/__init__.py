@@ -4,6 +4,9 @@ One file an experiment, or a family of them. At scale ``local`` searched hyperpa
 validation data, with as many trials for every competitor of a task. At scale ``paper`` nothing has been tuned yet: what
 stands there is usual, or recalled from the paper and not verified, or a grid that the command itself runs first. Each
 file says which.
+
+Scale ``study`` has the embedded data on ground that can decide the paper's claims: random crops and flips, budgets of
+hours, five reporting seeds and two tuning seeds (`apo_bench.suites.study`).
 """
 
 from collections.abc import Callable

@@ -7,11 +7,16 @@ import itertools
 
 from apo_bench.records.spec import Precision, Scalar, Scale
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
+from apo_bench.suites import study
 
 INITIAL_RATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """E9: four decades."""
 PROXIMITY = (0.0, 0.1, 1.0, 10.0)
 """E10: λ_FSD and λ_WSD; where one is 0 only the other acts, and where both are, only the loss holds the step back."""
+STUDY_PROXIMITY = (0.0, 1.0, 10.0, 100.0, 1000.0)
+"""E10 at scale ``study``: λ_FSD alone."""
+SHARES = (0.125, 0.25, 0.5, 1.0)
+"""Of B and B′ on which a meta-update is taken; an ablation of our own."""
 INTERVALS = (1, 5, 10, 50, 100)
 """E12: K."""
 _APO = ("apo-lr-sgdm", "apo-p")
@@ -54,6 +59,15 @@ def ablations(scale: Scale) -> Suite:
             parts = [initial_rate((0.1,)), proximity((0.0, 1.0)), loss_batch(), interval((1, 10))]
         case Scale.LOCAL:
             pass
+        case Scale.STUDY:
+            (task, epochs), seeds = (study.LENET, study.image_task(study.LENET).epochs), study.REPORTING_SEEDS
+            parts = [
+                initial_rate(INITIAL_RATES[1:]),
+                tuple(_entry(name, fsd=fsd) for name in _APO for fsd in STUDY_PROXIMITY),
+                loss_batch(),
+                interval(),
+                tuple(_entry(name, meta_share=share) for name in _APO for share in SHARES),
+            ]
         case Scale.PAPER:
             task, epochs = "cifar10.resnet32", 200.0
     entries: list[OptimizerEntry] = []

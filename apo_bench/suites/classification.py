@@ -6,11 +6,14 @@ trials are in ``reports/classification-local/tuning.csv``; where the best is the
 At scale ``paper`` nothing has been tuned yet: there stand the usual choices for batch 128 (SGDm 0.03, Adam 1e-3),
 KFAC's defaults, and APO-P's meta-learning rate and warm-up as recalled, not verified, from the paper. Weight decay is
 5e-4, as in the paper.
+
+At scale ``study`` every competitor runs at a constant rate, and those that do not adapt theirs under a cosine too.
 """
 
 from apo_bench.records.schedules import Constant, Cosine, Schedule
 from apo_bench.records.spec import Precision, Scalar, Scale
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
+from apo_bench.suites import study
 
 _WEIGHT_DECAY = 5e-4
 
@@ -69,6 +72,8 @@ def classification(scale: Scale) -> Suite:
     The competitors are those of the paper's table. It does not say which schedules stand behind it; APO-P adapts its
     own step, so its rate is constant.
     """
+    if scale is Scale.STUDY:
+        return _study()
     schedule: Schedule = Constant()
     tasks: tuple[TaskEntry, ...]
     overrides: dict[str, dict[str, Scalar]] = {}
@@ -94,4 +99,25 @@ def classification(scale: Scale) -> Suite:
             for name, chosen in schedules.items()
         ),
         precisions=(Precision.FP32, Precision.FP16),
+    )
+
+
+def _study() -> Suite:
+    schedules: tuple[Schedule, ...] = (Constant(), Cosine())
+    scheduled = [
+        study.competitor(name, schedule, weight_decay=_WEIGHT_DECAY)
+        for name in ("sgdm", "adam", "kfac")
+        for schedule in schedules
+    ]
+    return Suite(
+        name="classification",
+        scale=Scale.STUDY,
+        title="Image classification",
+        tasks=(
+            study.image_task(study.LENET),
+            study.image_task(study.RESNET, precisions=(Precision.FP32,)),
+        ),
+        optimizers=(*scheduled, study.competitor("apo-p", weight_decay=_WEIGHT_DECAY)),
+        precisions=(Precision.FP32, Precision.FP16),
+        tuning_seeds=study.TUNING_SEEDS,
     )

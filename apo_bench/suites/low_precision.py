@@ -7,12 +7,14 @@ import msgspec
 
 from apo_bench.records.spec import Precision, Scale
 from apo_bench.records.suite import Suite
+from apo_bench.suites import study
 from apo_bench.suites.classification import classification
 
 _COMPETITORS = ("sgdm", "kfac", "apo-p")
 _NETWORKS = {
     Scale.SMOKE: ("fashion-mnist-20k.lenet",),
     Scale.LOCAL: ("fashion-mnist-20k.lenet", "fashion-mnist-20k.resnet18-w8"),
+    Scale.STUDY: (study.LENET,),
     Scale.PAPER: ("cifar10.lenet", "cifar10.resnet18", "cifar100.resnet18"),
 }
 

@@ -5,6 +5,9 @@ too, and APO-LR from the initial rate recalled from the paper [R]: 0.1 for SGD a
 scale ``paper`` the command runs the grid first and takes the best. At scale ``local`` the grid has been run, and its
 choice stands in `BEST` (``reports/lr-adaptation-local/tuning.csv``). Scale ``smoke`` has these rates too, but one
 optimizer tries two, as a check of the machinery.
+
+At scale ``study`` APO-LR tries as many proximity weights as its base tries rates, on a network for which step decay is
+worth points.
 """
 
 from collections.abc import Mapping
@@ -13,7 +16,8 @@ import msgspec
 
 from apo_bench.records.schedules import Step
 from apo_bench.records.spec import Precision, Scalar, Scale
-from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
+from apo_bench.records.suite import TUNING_SEED, OptimizerEntry, Suite, TaskEntry
+from apo_bench.suites import study
 
 GRID: dict[str, tuple[float, ...]] = {
     "sgd": (0.01, 0.03, 0.1, 0.3, 1.0),
@@ -63,15 +67,29 @@ def _e8(task: str, epochs: float, seeds: tuple[int, ...], grid: Mapping[str, tup
     return TaskEntry(task=task, epochs=epochs, seeds=seeds, optimizers=competitors)
 
 
+def _study() -> TaskEntry:
+    """ResNet-18 with crops and flips: fixed rate, step decay and APO-LR around each base."""
+    entries: list[OptimizerEntry] = []
+    for base in _ALL:
+        fixed = study.competitor(base, weight_decay=5e-4)
+        adaptive = study.competitor(f"apo-lr-{base}", weight_decay=5e-4)
+        entries += [fixed, msgspec.structs.replace(fixed, schedule=Step()), adaptive]
+    return msgspec.structs.replace(study.image_task(study.RESNET), optimizers=tuple(entries))
+
+
 def lr_adaptation(scale: Scale) -> Suite:
     """Learning-rate adaptation: APO-LR against the best fixed rate and against step decay."""
     lenet, mlp = "fashion-mnist-20k.lenet", "fashion-mnist-20k.mlp-1000"
     seeds = (0, 1, 2)
+    tuning_seeds: tuple[int, ...] = (TUNING_SEED,)
     match scale:
         case Scale.SMOKE:
             tasks = [_e7(mlp, 0.25, (0,), _SMOKE_GRID), _e8(lenet, 0.5, (0,), {})]
         case Scale.LOCAL:
             tasks = [_e7(mlp, 10, (0,), {}), _e8(lenet, 15, seeds, {})]
+        case Scale.STUDY:
+            tasks = [_study()]
+            tuning_seeds = study.TUNING_SEEDS
         case Scale.PAPER:
             networks = ("cifar10.resnet32", "cifar10.resnet34", "cifar10.wrn-28-10", "cifar100.wrn-28-10")
             tasks = [_e7("mnist.mlp-1000", 100, seeds, GRID), *(_e8(task, 200, seeds, GRID) for task in networks)]
@@ -82,4 +100,5 @@ def lr_adaptation(scale: Scale) -> Suite:
         tasks=tuple(tasks),
         optimizers=(),
         precisions=(Precision.FP32, Precision.FP16) if scale is Scale.SMOKE else (Precision.FP32,),
+        tuning_seeds=tuning_seeds,
     )

@@ -3,11 +3,13 @@
 E1 is learned by a network without nonlinearity, so that nothing but the conditioning is hard. The sizes of E1, and all
 of E2, are recalled from the paper and not verified [R]. At scale ``local`` concrete and meats stand in for the tables;
 there each competitor has the best of 8 trials on validation data (``reports/regression-local/tuning.csv``, fp32). At
-scale ``paper`` the linear map, which is the same, has those too, and nothing else is tuned.
+scale ``paper`` the linear map, which is the same, has those too, and nothing else is tuned. Scale ``study`` is
+``local`` with twice the budget and five seeds.
 """
 
 from apo_bench.records.spec import Precision, Scalar, Scale
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
+from apo_bench.suites import study
 
 COMPETITORS = ("sgdm", "adam", "soap", "kfac", "ekfac", "apo-p")
 """The paper's, with SOAP in place of Shampoo, whose successor it is, and EKFAC."""
@@ -50,18 +52,18 @@ def regression(scale: Scale) -> Suite:
             budgets = {linear: 100, concrete: 5, meats: 20}
             tasks = tuple(TaskEntry(task=task, epochs=epochs) for task, epochs in budgets.items())
             precisions = (Precision.FP32, Precision.FP16)
-        case Scale.LOCAL:
-            seeds = (0, 1, 2)
+        case Scale.LOCAL | Scale.STUDY:
+            seeds, factor = ((0, 1, 2), 1) if scale is Scale.LOCAL else (study.REPORTING_SEEDS, 2)
             tasks = (
                 TaskEntry(
                     task=linear,
-                    epochs=LINEAR_STEPS,
+                    epochs=factor * LINEAR_STEPS,
                     seeds=seeds,
                     overrides=_TUNED_LINEAR,
                     precisions=(Precision.FP32, Precision.FP64),
                 ),
-                TaskEntry(task=concrete, epochs=200, seeds=seeds, overrides=_TUNED_CONCRETE),
-                TaskEntry(task=meats, epochs=500, seeds=seeds, overrides=_TUNED_MEATS),
+                TaskEntry(task=concrete, epochs=factor * 200, seeds=seeds, overrides=_TUNED_CONCRETE),
+                TaskEntry(task=meats, epochs=factor * 500, seeds=seeds, overrides=_TUNED_MEATS),
             )
         case Scale.PAPER:
             tables = ("slice.mlp", "protein.mlp", "parkinsons.mlp")

@@ -58,6 +58,7 @@ def _task(
 
 
 _fashion = functools.partial(_task, FASHION_MNIST_20K, in_channels=1, classes=10, source="[L] E4")
+_augmented = functools.partial(_fashion, augmentation=crop_and_flip(2), source="[L] E4, E8")
 _cifar10 = functools.partial(_task, CIFAR10_DATA, in_channels=3, classes=10, augmentation=crop_and_flip(4))
 _cifar100 = functools.partial(_task, CIFAR100_DATA, in_channels=3, classes=100, augmentation=crop_and_flip(4))
 
@@ -80,6 +81,21 @@ def fashion_mnist_20k_vgg16_w8() -> Task:
 def fashion_mnist_20k_resnet18_w8() -> Task:
     """ResNet-18 with an eighth of its width on Fashion-MNIST-20k."""
     return _fashion("resnet18-w8", resnet18, width=8, epoch_seconds=13.0, target=82.0)
+
+
+def fashion_mnist_20k_lenet_augmented() -> Task:
+    """LeNet on Fashion-MNIST-20k, randomly cropped and flipped."""
+    return _augmented("lenet", lenet, image_size=28, epoch_seconds=1.6, target=87.0)
+
+
+def fashion_mnist_20k_resnet18_w8_augmented() -> Task:
+    """ResNet-18 with an eighth of its width on Fashion-MNIST-20k, randomly cropped and flipped."""
+    return _augmented("resnet18-w8", resnet18, width=8, epoch_seconds=13.0, target=88.0)
+
+
+def fashion_mnist_20k_resnet18_augmented() -> Task:
+    """ResNet-18 on Fashion-MNIST-20k, randomly cropped and flipped."""
+    return _augmented("resnet18", resnet18)
 
 
 def cifar10_lenet() -> Task:

@@ -161,7 +161,7 @@ def test_the_tuning_seed_is_refused_among_the_seeds(tiny_shell: Shell) -> None:
     done = tiny_shell("run", "--suite", "lr-adaptation", "--scale", "smoke", "--seeds", "99-101", status=2)
     assert done.stdout == ""
     assert done.stderr == (
-        "apo-bench: seed 100 is the tuning seed of suite 'lr-adaptation', on which settings are chosen and nothing is "
+        "apo-bench: seed 100 is a tuning seed of suite 'lr-adaptation', on which settings are chosen and nothing is "
         "reported; leave it out of --seeds\n"
     )
 

@@ -24,9 +24,11 @@ def _search(rates: tuple[float, ...] = (0.1, 0.2, 0.3)) -> GridSearch:
     return GridSearch.of(record("o", TUNING_SEED, None, lr=rate).spec for rate in rates)
 
 
-def _tried(rate: float, *validations: float, outcome: Outcome | None = None, **fields: Any) -> RunRecord:
+def _tried(
+    rate: float, *validations: float, seed: int = TUNING_SEED, outcome: Outcome | None = None, **fields: Any
+) -> RunRecord:
     """A tuning run of two epochs with ten steps each that is evaluated twice an epoch; its test score is the rate's."""
-    made = record("o", TUNING_SEED, 100 * rate, lr=rate, outcome=outcome, **fields)
+    made = record("o", seed, 100 * rate, lr=rate, outcome=outcome, **fields)
     assert made.spec.budget.steps(FACTS.steps_per_epoch) == 10 * made.spec.budget.epochs
     count = 2 * int(made.spec.budget.epochs)
     places = range(count - len(validations) + 1, count + 1)
@@ -106,6 +108,23 @@ def test_an_end_of_the_grid_is_named(best: float, ends: tuple[str, ...]) -> None
     tuned = _tune(*(_tried(rate, 60.0 if rate == best else 50.0) for rate in (0.1, 0.2, 0.3)))
     assert tuned.ends == ends
     assert ("lr at an end of the grid" in tuned.line) == bool(ends)
+
+
+def test_of_several_tuning_seeds_the_mean_decides_and_a_setting_that_diverges_in_one_is_out() -> None:
+    values = {0.1: (70.0, 40.0), 0.2: (56.0, 56.0), 0.3: (50.0, 51.0)}
+    tries = [
+        _tried(rate, value, seed=seed)
+        for rate, own in values.items()
+        for seed, value in zip((100, 101), own, strict=True)
+    ]
+    search = GridSearch.of(one.spec for one in tries)
+    assert search.seeds == (100, 101)
+    assert [len(runs) for runs in search.settings] == [2, 2, 2]
+    tuned = tune(search, {one.run_id: one for one in tries})
+    assert _rate(tuned) == 0.2
+    assert "on seeds 100, 101: 56" in tuned.line
+    lost = _tried(0.2, seed=101, outcome=Diverged(step=1, reason=Reason.TRAINING_LOSS))
+    assert _rate(tune(search, {one.run_id: one for one in tries} | {lost.run_id: lost})) == 0.1
 
 
 def test_words_have_no_ends() -> None:

@@ -9,7 +9,7 @@ from apo_bench.optim.meta import MetaOptimizer
 
 def _moves(kind: MetaOptimizer, gradients: list[float], lr: float) -> list[float]:
     psi = torch.zeros(1, dtype=torch.float64)
-    optimizer = kind.over([psi], lr)
+    optimizer = kind.over([([psi], lr)])
     moves = []
     for gradient in gradients:
         before: Tensor = psi.clone()

@@ -64,9 +64,23 @@ def test_entries_with_the_same_grid_share_its_runs_and_others_do_not() -> None:
     other = msgspec.structs.replace(GRIDDED, overrides={})
     assert len({run.search.key for run in _unrolled(_suite(GRIDDED, stepped))}) == 1
     assert len({run.search.key for run in _unrolled(_suite(GRIDDED, other))}) == 2
-    entry = TaskEntry(task="a", epochs=2)
-    assert tuning_points(entry, (GRIDDED, stepped)) == {"o": 3}
-    assert tuning_points(entry, (GRIDDED, other)) == {"o": 6}
+    for chosen, count in ((_suite(GRIDDED, stepped), 3), (_suite(GRIDDED, other), 6)):
+        assert tuning_points(chosen, chosen.tasks[0]) == {"o": count}
+        twice = msgspec.structs.replace(chosen, tuning_seeds=(100, 101))
+        assert tuning_points(twice, twice.tasks[0]) == {"o": 2 * count}
+
+
+def test_every_setting_is_tried_on_every_tuning_seed() -> None:
+    (first, *_) = _unrolled(msgspec.structs.replace(_suite(GRIDDED), tuning_seeds=(100, 101)))
+    assert [(run.optimizer.hyperparameters["lr"], run.seed) for run in first.search.points] == [
+        (rate, seed) for rate in (0.1, 0.3, 1.0) for seed in (100, 101)
+    ]
+
+
+def test_on_cuda_a_task_may_be_another() -> None:
+    chosen = _suite(tasks=(TaskEntry(task="small", epochs=2, on_cuda="wide"), TaskEntry(task="b", epochs=3)))
+    assert [entry.task for entry in chosen.on(Device.CUDA).tasks] == ["wide", "b"]
+    assert chosen.on(Device.CPU) == chosen
 
 
 def test_a_grid_of_two_hyperparameters_has_every_combination() -> None:
@@ -81,7 +95,7 @@ def test_what_the_task_sets_is_not_searched() -> None:
     (run,) = unroll(_suite(GRIDDED, tasks=(fixed,)), {"o": COMPETITOR}, Device.CPU).runs
     assert isinstance(run, RunSpec)
     assert run.optimizer.hyperparameters["lr"] == 0.5
-    assert tuning_points(fixed, (GRIDDED,)) == {}
+    assert tuning_points(_suite(GRIDDED, tasks=(fixed,)), fixed) == {}
 
 
 def test_a_grid_is_a_choice() -> None:
@@ -92,12 +106,12 @@ def test_a_grid_is_a_choice() -> None:
 
 
 def test_no_suite_reports_on_its_tuning_seed() -> None:
-    with pytest.raises(UsageError, match="seed 1 is the tuning seed of suite 's'"):
-        _suite(GRIDDED, tuning_seed=1)
+    with pytest.raises(UsageError, match="seed 1 is a tuning seed of suite 's'"):
+        _suite(GRIDDED, tuning_seeds=(1,))
     for name in SUITES:
         for scale in Scale:
             chosen = suite(name, scale)
-            assert all(chosen.tuning_seed not in entry.seeds for entry in chosen.tasks)
+            assert all(set(chosen.tuning_seeds).isdisjoint(entry.seeds) for entry in chosen.tasks)
 
 
 def test_grid_is_seed_major_and_balanced() -> None:
