@@ -235,6 +235,7 @@ def damped_kfac(A_factor_II: Inputs, G_factor_OO: Outputs, fisher_weight: float,
     """
     s_A, U_A = eigenvectors(A_factor_II)
     s_G, U_G = eigenvectors(G_factor_OO)
+    s_A, s_G = s_A.clamp_min(0.0), s_G.clamp_min(0.0)  # moments that were rounded to 16 bit have negative ones
     eigenvalues_OI = fisher_weight * s_G.unsqueeze(-1) * s_A.unsqueeze(-2) + damping
     return Factors(U_A, U_G, eigenvalues_OI.rsqrt())
 

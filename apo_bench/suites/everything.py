@@ -23,6 +23,7 @@ SHIPPED = (
     "apo-lr-sgd",
     "apo-lr-sgdm",
     "apo-p",
+    "apo-p-warm",
     "ekfac",
     "kfac",
     "muon",

@@ -96,7 +96,7 @@ def _ends_of_both_orders(name: str, network: Callable[[], nn.Module]) -> list[li
         torch.manual_seed(1)
         problem = law_problem(network().double())
         # the true Fisher draws targets by place, and a share of the batch is its first examples
-        rule = built(name, problem, fisher="empirical", factor_share=1.0)
+        rule = built(name, problem, fisher="empirical", factor_share=1.0, meta_share=1.0)
         for seed in range(3):
             batch = law_batch(seed)
             batch = Batch((batch.inputs[0].double(),), batch.targets)
@@ -178,7 +178,7 @@ def test_nothing_piles_up_over_200_steps(name: str) -> None:
     model = _network()
     traces = _traces(model)
     graphs = sum(tensor.grad_fn is not None for tensor in _live_tensors())
-    rule = built(name, law_problem(model))
+    rule = built(name, law_problem(model), start_steps=10)
     for seed in range(20):
         rule.step(law_batch(seed))
     tensors = len(_live_tensors())

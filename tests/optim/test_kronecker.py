@@ -168,3 +168,12 @@ def test_nothing_is_made_on_another_device() -> None:
         parts = (precondition(factors, G), *meta_gradient(factors, G, q, 0.1), *factors.gram()[0])
         assert {part.device.type for part in parts} == {"meta"}
         assert [part.shape for part in meta_gradient(factors, G, q, 0.1)] == [part.shape for part in factors]
+
+
+def test_damped_kfac_of_rounded_moments_is_finite() -> None:
+    """Moments stored in 16 bit are not positive semidefinite any more; a negative eigenvalue counts as 0."""
+    A = torch.diag(torch.tensor([1.0, -1e-2], dtype=torch.float64))
+    G = torch.diag(torch.tensor([100.0, -1.0], dtype=torch.float64))
+    P = dense(damped_kfac(A, G, 1.0, 0.1))
+    expected = torch.diag(torch.tensor([1.0 / 100.1, 10.0, 10.0, 10.0], dtype=torch.float64))
+    torch.testing.assert_close(P, expected, rtol=1e-12, atol=1e-12)
