@@ -11,7 +11,7 @@ from apo_bench.store.scan import EVENTS, RECORD
 from apo_bench.store.store import Store
 
 PLACES = (
-    *("record", "events", "run", "probe", "intent", "checkpoint"),
+    *("record", "events", "run", "probe", "intent", "waiting events", "checkpoint"),
     *("owner", "deaths", "marker", "suite", "lock", "page"),
 )
 
@@ -38,11 +38,12 @@ def place_in(store: Store, name: str) -> Path:
         "run": store.path / "runs" / "0123456789abcdef-00000000",
         "probe": store.path / "probes" / "0123456789abcdef-00000000.json",
         "intent": waiting / "intent.json",
+        "waiting events": waiting / EVENTS,
         "checkpoint": waiting / CHECKPOINT,
         "owner": waiting / "owner.lock",
         "deaths": waiting / "deaths.json",
         "marker": marker,
         "suite": store.path / "suites" / "all-local",
-        "lock": store.path / "locks" / "0123456789abcdef.lock",
+        "lock": store.path / "locks" / f"{waiting.name.partition('-')[0]}.lock",
         "page": store.leaderboards / "classification-local.md",
     }[name]
