@@ -58,7 +58,7 @@ def in_flight(store: Path) -> InFlight:
     runs: list[Active] = []
     found: list[Unreadable] = []
     for folder in active_folders(store):
-        found += _files(folder, OWNER, EVENTS, DEATHS)
+        found += _files(folder, OWNER, EVENTS, DEATHS, CHECKPOINT)
         running = is_written(store, folder)
         intent, error = _intent(folder)
         error = error or (None if running else what_is_wrong(folder))

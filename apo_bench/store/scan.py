@@ -174,7 +174,7 @@ def scan(store: Path, run_id: str = "") -> Scan:
 def _records(store: Path, run_id: str) -> tuple[dict[Path, RunRecord], list[Unreadable]]:
     records: dict[Path, RunRecord] = {}
     others: list[Unreadable] = []
-    for folder in sorted((store / "runs").glob(f"{run_id}*")):
+    for folder in _attempts_of(store / "runs", run_id):
         try:
             records[folder] = read_record(folder)
         except FileNotFoundError:
@@ -185,6 +185,15 @@ def _records(store: Path, run_id: str) -> tuple[dict[Path, RunRecord], list[Unre
         except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
             others.append(unreadable(folder, error))
     return records, others
+
+
+def _attempts_of(runs: Path, run_id: str) -> list[Path]:
+    """The folders of a run, or of all; asked whenever a run begins or ends, among however many there are."""
+    try:
+        with os.scandir(runs) as entries:
+            return [runs / name for name in sorted(entry.name for entry in entries if entry.name.startswith(run_id))]
+    except OSError:
+        return []
 
 
 def _probes(store: Path) -> tuple[dict[Path, ProbeRecord], list[Unreadable]]:

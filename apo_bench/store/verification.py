@@ -56,7 +56,9 @@ def verify(store: Store) -> Verified:
         if run.running or run.folder in named:
             continue
         checkpoint, events = run.folder / CHECKPOINT, run.folder / EVENTS
-        ours = [unreadable(checkpoint, error, Piece.FILE)] if (error := _checkpoint(checkpoint)) else []
+        ours = []
+        if checkpoint not in named and (error := _checkpoint(checkpoint)):
+            ours.append(unreadable(checkpoint, error, Piece.FILE))
         if events not in named and (error := _events(events)):
             ours.append(unreadable(events, error, Piece.EVENTS))
         counts["waiting runs"] += not ours

@@ -1,5 +1,6 @@
 """A stand-in for the module `wandb`."""
 
+import importlib.util
 import sys
 import types
 from collections.abc import Callable
@@ -61,5 +62,6 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Wandb:
     """Put the stand-in in the module's place."""
     made = Wandb()
     monkeypatch.setitem(sys.modules, "wandb", made)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: made)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: made if name == "wandb" else find(name, *more))
     return made

@@ -12,7 +12,7 @@ from apo_bench.store.store import Store
 
 PLACES = (
     *("record", "events", "run", "probe", "intent", "waiting events", "checkpoint"),
-    *("owner", "deaths", "marker", "suite", "lock", "page"),
+    *("owner", "deaths", "marker", "suite", "lock", "probe lock", "page"),
 )
 
 
@@ -25,6 +25,10 @@ def small_store(folder: Path, suite: str = "s") -> Store:
     store.begin(record("kfac", 0, 82.0).intent).leave()
     store.share("regression", Scale.LOCAL, {record("sgdm", 0, 80.0).run_id: Role.REPORTED})
     return store
+
+
+TEXT = ("empty", "a terabyte of zeros", "not UTF-8", "nested too deep", "nested and closed")
+"""Pieces that are regular files."""
 
 
 def place_in(store: Store, name: str) -> Path:
@@ -45,5 +49,6 @@ def place_in(store: Store, name: str) -> Path:
         "marker": marker,
         "suite": store.path / "suites" / "all-local",
         "lock": store.path / "locks" / f"{waiting.name.partition('-')[0]}.lock",
+        "probe lock": store.path / "locks" / "probe-cpu.lock",
         "page": store.leaderboards / "classification-local.md",
     }[name]
