@@ -156,8 +156,9 @@ def _store(path: Path) -> Iterator[Check]:
     if not (path / "runs").is_dir():
         yield Check("store", "absent", f"no results at {path} yet")
         return
-    scan = Store(path, create=True).scan()
-    for found in scan.unreadable:
+    store = Store(path, create=True)
+    scan = store.scan()
+    for found in (*scan.unreadable, *store.in_flight().unreadable):
         state: State = "absent" if found.is_newer else "broken"
         yield Check(
             "store", state, f"{'of a later version' if found.is_newer else 'damaged'}: {found.path} ({found.reason})"

@@ -93,22 +93,36 @@ def default_scale(device: "Device") -> "Scale":
 
 
 def warn_of_unreadable(scan: "Scan") -> None:
-    """Name every record that cannot be read in a line of its own; nothing is moved."""
-    for found in scan.unreadable:
-        if found.is_newer:
-            warn(_of_a_later_version(found))
-        else:
-            warn(f"damaged record: {found.path} ({found.reason}); `apo-bench run` sets it aside and makes it again")
+    """Name everything that cannot be read in a line of its own; nothing is moved."""
+    warn_of(*scan.unreadable)
     _warn_of_the_future(scan)
 
 
-def set_damaged_aside(store: "Store", scan: "Scan") -> None:
-    """Move what is damaged out of the way of a command that runs, and name every record that cannot be read."""
-    for found in store.set_aside(scan.damaged):
-        warn(f"damaged record set aside: {found.path} ({found.reason}); `apo-bench run` makes it again")
-    for found in scan.unreadable:
+def warn_of(*unreadable: "Unreadable") -> None:
+    """Name what cannot be read, a line each."""
+    from apo_bench.store.scan import Piece
+
+    for found in unreadable:
         if found.is_newer:
             warn(_of_a_later_version(found))
+            continue
+        then = " and makes it again" if found.piece in {Piece.RECORD, Piece.RUN} else ""
+        warn(f"damaged {found.piece}: {found.path} ({found.reason}); `apo-bench run` sets it aside{then}")
+
+
+def set_damaged_aside(store: "Store", scan: "Scan") -> None:
+    """Move what is damaged out of the way of a command that runs, and name everything that cannot be read."""
+    from apo_bench.store.scan import Piece
+
+    flight = store.in_flight()
+    for found, place in store.set_aside([*scan.damaged, *flight.damaged]):
+        if place is None:
+            stays = "its run is being written, or it cannot be moved; look at it with `apo-bench store verify`"
+            warn(f"damaged {found.piece}: {found.path} ({found.reason}); {stays}")
+            continue
+        then = "; `apo-bench run` makes it again" if found.piece in {Piece.RECORD, Piece.RUN} else ""
+        warn(f"damaged {found.piece} set aside: {place} ({found.reason}){then}")
+    warn_of(*(found for found in (*scan.unreadable, *flight.unreadable) if found.is_newer))
     _warn_of_the_future(scan)
 
 

@@ -2,14 +2,16 @@
 
 import argparse
 from collections import Counter
+from collections.abc import Container
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apo_bench.cli.options import add_json, add_store, warn_of_unreadable
-from apo_bench.say import say, show, show_json
+from apo_bench.cli.options import add_json, add_store, warn_of, warn_of_unreadable
+from apo_bench.say import say, show, show_json, warn
 
 if TYPE_CHECKING:
-    from apo_bench.store.scan import Scan
-    from apo_bench.store.store import Active
+    from apo_bench.store.active import Active
+    from apo_bench.store.scan import Scan, Unreadable
 
 
 HELP = "what the store holds, what is in flight, what waits to be continued"
@@ -30,7 +32,10 @@ def call(options: argparse.Namespace) -> int:
     scan = store.scan()
     warn_of_unreadable(scan)
     suites = _suites(scan)
-    active = [_active(run) for run in store.active()]
+    flight = store.in_flight()
+    warn_of(*flight.unreadable)
+    named = {found.path for found in flight.unreadable}
+    active = [_active(run, named) for run in flight.runs if run.running or run.folder not in named]
     if options.json:
         show_json({"suites": suites, "active": active})
         return 0
@@ -63,12 +68,16 @@ def _suites(scan: "Scan") -> list[dict[str, Any]]:
     ]
 
 
-def _active(run: "Active") -> dict[str, Any]:
+def _active(run: "Active", named: Container[Path]) -> dict[str, Any]:
     from apo_bench.records.events import Evaluated, Progress, Started
     from apo_bench.store.scan import read_events
 
+    def damaged(found: "Unreadable") -> None:
+        if found.path not in named:
+            warn(f"damaged {found.piece}: {found.path} ({found.reason}); the rest of it is read")
+
     step, steps = 0, None
-    for event in read_events(run.folder)[0]:
+    for event in read_events(run.folder, damaged=damaged)[0]:
         match event:
             case Started():
                 steps = event.steps

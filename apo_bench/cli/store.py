@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def call(options: argparse.Namespace) -> int:
     """Verify, repair on demand, and return 1 where something damaged is left."""
     from apo_bench.store.store import Store
-    from apo_bench.store.verification import repair, verify
+    from apo_bench.store.verification import verify
 
     store = Store(options.store)
     if options.action == "repair":
@@ -38,7 +38,7 @@ def call(options: argparse.Namespace) -> int:
     lines = [{**_described(store, found), "moved_to": None} for found in verified.unreadable]
     left = len(verified.damaged)
     if options.action == "repair":
-        moved = {found.path: place for found, place in repair(store, verified)}
+        moved = {found.path: place for found, place in store.set_aside(verified.damaged)}
         for line, found in zip(lines, verified.unreadable, strict=True):
             place = moved.get(found.path)
             line["moved_to"] = str(place.relative_to(store.path)) if place else None

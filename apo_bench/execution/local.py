@@ -23,7 +23,7 @@ from apo_bench.execution.watcher import Watcher, Watchers
 from apo_bench.records.outcome import Crashed
 from apo_bench.records.run import now
 from apo_bench.records.spec import Device
-from apo_bench.store.scan import read_events
+from apo_bench.store.scan import Unreadable, read_events
 from apo_bench.store.store import Store
 from apo_bench.store.workspace import OUTPUT
 
@@ -87,6 +87,7 @@ class _Executor:
         self.told_elsewhere = _Told()
         self.failed_starts = 0
         self.tried_again: set[str] = set()
+        self.named: set[str] = set()
         self.context = start_fork_server()
 
     def run(self) -> bool:
@@ -174,7 +175,7 @@ class _Executor:
         exited = live.process.exitcode is not None  # before reading, so that the last report is not missed
         self._read_reports(live)
         if live.folder is not None:
-            events, live.offset = read_events(self.store.whereabouts(live.folder), live.offset)
+            events, live.offset = read_events(self.store.whereabouts(live.folder), live.offset, self._name)
             for event in events:
                 self.watcher.event(live.job.run, event)
             with contextlib.suppress(OSError):
@@ -190,6 +191,12 @@ class _Executor:
             self.watcher.finished(live.job.run, live.outcome)
         else:
             self._settle(live)
+
+    def _name(self, damaged: Unreadable) -> None:
+        """Name what of a run's events is damaged, once; its record will hold what counts."""
+        if damaged.path.parent.name not in self.named:
+            self.named.add(damaged.path.parent.name)
+            self.watcher.warn(f"damaged {damaged.piece}: {damaged.path} ({damaged.reason}); the run goes on")
 
     def _read_reports(self, live: Live) -> None:
         with contextlib.suppress(EOFError, OSError):

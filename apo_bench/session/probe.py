@@ -159,7 +159,7 @@ def refuse_beside_runs(store: Store, device: Device) -> None:
     Raises:
         UsageError: One is in flight.
     """
-    running = [run for run in store.active() if run.running and run.intent.spec.device == device]
+    running = [run for run in store.in_flight().runs if run.running and run.intent.spec.device == device]
     if running:
         others = f" and {len(running) - 1} more" if len(running) > 1 else ""
         who = f" ({running[0].holder})" if running[0].holder else ""

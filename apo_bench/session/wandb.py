@@ -13,7 +13,7 @@ import importlib.util
 import netrc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -26,14 +26,15 @@ from apo_bench.evidence.leaderboard import leaderboard
 from apo_bench.evidence.table import flat_rows
 from apo_bench.files import looked_at, write_durably
 from apo_bench.records.cell import Cell
-from apo_bench.records.events import Evaluated, Started
 from apo_bench.records.run import Intent, Role, RunRecord
 from apo_bench.records.spec import Scale
 from apo_bench.render.leaderboard import leaderboard_markdown
-from apo_bench.session.wandb_fields import LONGEST, as_cell, as_config, as_metrics, checked_project, fitted
+from apo_bench.session.wandb_fields import LONGEST, as_cell, as_config, checked_project, fitted
+from apo_bench.session.wandb_mirror import Mirror
+from apo_bench.store.active import Active
 from apo_bench.store.increments import Increments
-from apo_bench.store.scan import Scan, read_events
-from apo_bench.store.store import Active, Store
+from apo_bench.store.scan import Piece, Scan, Unreadable
+from apo_bench.store.store import Store
 from apo_bench.text import file_name, shortened
 
 if TYPE_CHECKING:
@@ -122,8 +123,9 @@ class Pusher:
         self._again = again
         self._warn = warn
         self._new = Increments(store)
-        self._live: dict[str, _Mirror] = {}
+        self._live: dict[str, Mirror] = {}
         self._refused: set[str] = set()
+        self._named: set[Path] = set()
         self._in_a_row = 0
 
     @property
@@ -155,12 +157,13 @@ class Pusher:
         Raises:
             RefusedError: W&B takes nothing at all.
         """
-        for active in self._store.active():
+        flight = self._store.in_flight()
+        self._name(found for found in flight.unreadable if found.piece is Piece.RUN)
+        for active in flight.runs:
             if active.running and not self._is_done(active.folder.name):
                 self._try(active.folder.name, active.intent, lambda active=active: self._follow(active))  # type: ignore[misc]
         new = self._new.new()
-        for found in new.unreadable:
-            self._warn(f"{found.path} cannot be read ({found.reason}) and is not pushed; see `apo-bench status`")
+        self._name(new.unreadable)
         completed = 0
         for folder, record in new.by_folder.items():
             if self._is_done(folder.name):
@@ -254,25 +257,35 @@ class Pusher:
         self._refused.add(name)
         self._warn(f"W&B did not take {title} ({what}); the others are pushed, and the next push tries this one again")
 
+    def _name(self, unreadable: Iterable[Unreadable]) -> None:
+        """Name what cannot be read, each once."""
+        for found in unreadable:
+            if found.path not in self._named:
+                self._named.add(found.path)
+                self._warn(f"{found.path} cannot be read ({found.reason}) and is not pushed; see `apo-bench status`")
+
     def _follow(self, active: Active) -> None:
         name = active.folder.name
         if name not in self._live:
             self._live[name] = self._open(name, active.intent)
-        self._live[name].read(active.folder)
+        self._live[name].read(active.folder, self._name)
 
     def _complete(self, folder: Path, record: RunRecord) -> None:
         name = folder.name
         if name not in self._live:
             self._live[name] = self._open(name, record.intent)
-        self._live[name].read(folder)
-        self._live[name].finish(record)
+        if self._live[name].complete(folder, record, self._name):
+            self._warn(
+                f"W&B has numbers of {record.spec.title} that its record has not: they were read while it ran, from "
+                "events, which bear no digest; delete the run in W&B and push it with --again"
+            )
         del self._live[name]
         write_durably(self._marker(name), b"")
 
     def _is_done(self, name: str) -> bool:
         return not self._again and _first_bytes(self._marker(name), 0) is not None
 
-    def _open(self, name: str, intent: Intent) -> "_Mirror":
+    def _open(self, name: str, intent: Intent) -> Mirror:
         spec, suite, scale = intent.spec, intent.suite, intent.scale
         tuning = " tuning" if intent.role is Role.TUNING else ""  # a group of its own, outside all means
         run = self._init(
@@ -282,7 +295,7 @@ class Pusher:
             job_type=f"{Cell.of(spec).title}{tuning}",
             config=as_config(msgspec.to_builtins(spec) | {"suite": suite, "scale": str(scale), "run_id": spec.run_id}),
         )
-        return _Mirror(run)
+        return Mirror(run)
 
     def _init(self, **fields: Any) -> "wandb.Run":
         import wandb
@@ -303,55 +316,6 @@ class Pusher:
     def _marker(self, name: str) -> Path:
         """File that remembers that something was pushed: there once W&B has all of it, whole or not at all."""
         return self._folder / f"{file_name(name)}.{self._where.mode}"
-
-
-class _Mirror:
-    """One W&B run."""
-
-    def __init__(self, run: "wandb.Run") -> None:
-        self._run = run
-        self._offset = 0
-        self._step = -1
-
-    def read(self, folder: Path) -> None:
-        """Log what is new; a continued run repeats some steps, which are passed over."""
-        events, self._offset = read_events(folder, self._offset)
-        for event in events:
-            match event:
-                case Started():
-                    self._run.config.update({"steps": event.steps}, allow_val_change=True)  # type: ignore[no-untyped-call]
-                case Evaluated() if event.point.step > self._step:
-                    self._step = event.point.step
-                    point: dict[str, Any] = msgspec.to_builtins(event.point)
-                    del point["step"]
-                    self._run.log(as_metrics(point), step=self._step)
-                case _:
-                    pass
-
-    def finish(self, record: RunRecord) -> None:
-        """Write the summary and close; a run that failed is a failed run there too."""
-        facts = {
-            name: msgspec.to_builtins(value)
-            for name, value in (
-                ("task_facts", record.task),
-                ("environment", record.environment),
-                ("fingerprint", record.fingerprint),
-                ("precision_facts", record.precision),
-            )
-            if value is not None
-        }
-        self._run.config.update(as_config(facts), allow_val_change=True)  # type: ignore[no-untyped-call]
-        summary: dict[str, Any] = {"outcome": msgspec.to_builtins(record.outcome), "continued": record.continued}
-        summary |= {name: value for name, value in msgspec.to_builtins(record.scores).items() if value is not None}
-        if record.cost:
-            summary |= msgspec.to_builtins(record.cost)
-        self._run.summary.update(as_metrics(summary))
-        self._run.finish(exit_code=0 if record.is_result else 1)
-
-    def abandon(self) -> None:
-        """Close a run that was interrupted, or that W&B did not take."""
-        with contextlib.suppress(Exception):  # it may be what broke
-            self._run.finish(exit_code=1)
 
 
 def _first_bytes(path: Path, count: int) -> bytes | None:

@@ -1,6 +1,5 @@
 """What is new in a store since one last looked: a follower reads each record once, however many there are."""
 
-import glob
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +42,7 @@ class Increments:
         by_folder: dict[Path, RunRecord] = {}
         unreadable: list[Unreadable] = []
         for run_id in sorted({name.partition("-")[0] for name in fresh} - {""}):  # a name without one is no run's
-            scan = self._store.scan(glob.escape(run_id))
+            scan = self._store.scan(run_id)
             by_folder |= {folder: record for folder, record in scan.by_folder.items() if folder.name in fresh}
             unreadable += [found for found in scan.unreadable if found.path.name in fresh]
         return Scan(in_order(by_folder, datetime.now(UTC)), tuple(unreadable))

@@ -1,9 +1,10 @@
 """What a store holds, read: every record that can be read, and where the others lie. Reading changes nothing."""
 
-import contextlib
 import dataclasses
+import enum
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -21,21 +22,49 @@ RECORD = "record.json"
 _MOST_BYTES = 2**26
 """Of a record, and of what is read of events at a time: far more than a record has."""
 EVENTS = "events.jsonl"
+FOLDERS = ("runs", "active", "probes", "damaged", "locks", "leaderboards", "suites")
+"""What a store is made of."""
+
+
+class Piece(enum.StrEnum):
+    """What a store is made of, as it is called where it cannot be read."""
+
+    RECORD = "record"
+    RUN = "run that waits"
+    EVENTS = "event file"
+    MARKER = "marker"
+    LOCK = "lock"
+    FILE = "file"
 
 
 @dataclasses.dataclass(frozen=True)
 class Unreadable:
-    """A record that this version cannot read.
+    """Something in a store that this version cannot read.
 
     Attributes:
         path: Where it lies.
         reason: What is wrong with it.
         is_newer: Whether a later version wrote it: then nothing is wrong with it.
+        piece: What it is.
     """
 
     path: Path
     reason: str
     is_newer: bool = False
+    piece: Piece = Piece.RECORD
+
+
+def unreadable(path: Path, error: Exception, piece: Piece = Piece.RECORD) -> Unreadable:
+    """What raised an error when it was read."""
+    reason = str(error)
+    if isinstance(error, OSError):
+        file = Path(os.fsdecode(error.filename or path))
+        reason = error.strerror or reason
+        if isinstance(error, FileNotFoundError):
+            reason = f"{file.name} is missing"
+        elif file != path:
+            reason = f"{file.name}: {reason}"
+    return Unreadable(path, " ".join(reason.split()), isinstance(error, NewerSchemaError), piece)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +73,7 @@ class Scan:
 
     Attributes:
         by_folder: Readable records with the folder of each, oldest first.
-        unreadable: The others.
+        unreadable: The others, markers among them.
         probes: Readable records of probes, oldest first.
         ahead: Those whose time is in the future: a clock was ahead, or this one is behind. They count as the oldest.
         shared: By suite and scale, runs that count there although they were made for another, with their role there;
@@ -118,34 +147,66 @@ class Scan:
 
 def scan(store: Path, run_id: str = "") -> Scan:
     """Read all finished runs of a store, or those of one ``run_id``; what cannot be read stops nothing."""
+    present = datetime.now(UTC)
+    records, others = _records(store, run_id)
+    oldest_first = in_order(records, present)
+    ahead = {path: record.finished_at for path, record in oldest_first.items() if is_ahead(record, present)}
+    if run_id:
+        return Scan(oldest_first, tuple(others), ahead=ahead)
+    probes, unreadable_probes = _probes(store)
+    ahead |= {path: record.finished_at for path, record in probes.items() if is_ahead(record, present)}
+    probed = sorted(probes.values(), key=lambda record: place(record, present))
+    shared: dict[tuple[str, Scale], dict[str, Role | None]] = {}
+    others += unreadable_probes
+    for marker in markers(store):
+        if isinstance(marker, Unreadable):
+            others.append(marker)
+        else:
+            shared.setdefault((marker.suite, marker.scale), {})[marker.run_id] = marker.role
+    others += (
+        Unreadable(store / name, "not a folder", piece=Piece.FILE)
+        for name in FOLDERS
+        if os.path.lexists(store / name) and not (store / name).is_dir()
+    )
+    return Scan(oldest_first, tuple(others), tuple(probed), shared, ahead)
+
+
+def _records(store: Path, run_id: str) -> tuple[dict[Path, RunRecord], list[Unreadable]]:
     records: dict[Path, RunRecord] = {}
-    unreadable: list[Unreadable] = []
-    for folder in sorted((store / "runs").glob(f"{run_id}*")):
+    others: list[Unreadable] = []
+    for folder in _attempts_of(store / "runs", run_id):
         try:
             records[folder] = read_record(folder)
         except FileNotFoundError:
             if folder.is_dir():  # else another process set it aside
-                unreadable.append(Unreadable(folder, f"{RECORD} is missing"))
+                others.append(Unreadable(folder, f"{RECORD} is missing"))
         except NotADirectoryError:
-            unreadable.append(Unreadable(folder, "not a run's folder"))
+            others.append(Unreadable(folder, "not a run's folder"))
         except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-            unreadable.append(_unreadable(folder, error))
-    present = datetime.now(UTC)
-    oldest_first = in_order(records, present)
-    ahead = {path: record.finished_at for path, record in oldest_first.items() if is_ahead(record, present)}
-    if run_id:
-        return Scan(oldest_first, tuple(unreadable), ahead=ahead)
+            others.append(unreadable(folder, error))
+    return records, others
+
+
+def _attempts_of(runs: Path, run_id: str) -> list[Path]:
+    """The folders of a run, or of all; asked whenever a run begins or ends, among however many there are."""
+    try:
+        with os.scandir(runs) as entries:
+            return [runs / name for name in sorted(entry.name for entry in entries if entry.name.startswith(run_id))]
+    except OSError:
+        return []
+
+
+def _probes(store: Path) -> tuple[dict[Path, ProbeRecord], list[Unreadable]]:
     probes: dict[Path, ProbeRecord] = {}
+    others: list[Unreadable] = []
     for path in sorted((store / "probes").glob("*.json")):
         try:
             probes[path] = _read_probe(path)
         except FileNotFoundError:
             continue  # another process set it aside
         except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-            unreadable.append(_unreadable(path, error))
-    ahead |= {path: record.finished_at for path, record in probes.items() if is_ahead(record, present)}
-    probed = sorted(probes.values(), key=lambda record: place(record, present))
-    return Scan(oldest_first, tuple(unreadable), tuple(probed), dict(_shared(store)), ahead)
+            others.append(unreadable(path, error))
+    return probes, others
 
 
 def in_order(records: Mapping[Path, RunRecord], present: datetime) -> dict[Path, RunRecord]:
@@ -176,49 +237,79 @@ def _read_probe(path: Path) -> ProbeRecord:
     return record
 
 
-def _unreadable(path: Path, error: Exception) -> Unreadable:
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return Unreadable(path, reason, is_newer=isinstance(error, NewerSchemaError))
+@dataclasses.dataclass(frozen=True)
+class Marker:
+    """Says that a run counts in a suite that it was not made for.
+
+    Attributes:
+        suite: The suite.
+        scale: Its scale.
+        run_id: The run.
+        role: Its role there; `None` where it is the one that it was made for.
+    """
+
+    suite: str
+    scale: Scale
+    run_id: str
+    role: Role | None
 
 
-def _shared(store: Path) -> Iterator[tuple[tuple[str, Scale], dict[str, Role | None]]]:
-    for folder in sorted((store / "suites").glob("*-*")):
+def markers(store: Path) -> Iterator[Marker | Unreadable]:
+    """The markers of a store; of what is none, what is wrong with it."""
+    for folder in sorted((store / "suites").glob("[!.]*")):
         suite, _, scale = folder.name.rpartition("-")
-        if scale in list(Scale) and folder.is_dir() and not folder.is_symlink():
-            yield (suite, Scale(scale)), {path.name: _role(path) for path in folder.glob("[!.]*")}
+        if not suite or scale not in list(Scale) or folder.is_symlink() or not folder.is_dir():
+            yield Unreadable(folder, "not the folder of a suite at a scale", piece=Piece.MARKER)
+            continue
+        for path in sorted(folder.glob("[!.]*")):
+            try:
+                text = read_regular(path, _MOST_BYTES).decode("ascii", "replace").strip()
+            except FileNotFoundError:
+                continue  # another process set it aside
+            except OSError as error:
+                yield unreadable(path, error, Piece.MARKER)
+                continue
+            if text and text not in list(Role):
+                yield Unreadable(path, f"not a role: {text[:40]!r}", piece=Piece.MARKER)
+                continue
+            yield Marker(suite, Scale(scale), path.name, Role(text) if text else None)  # older versions wrote none
 
 
-def _role(path: Path) -> Role | None:
-    """The role that a shared run has; older versions wrote none, and a crash may have lost it."""
-    try:
-        text = read_regular(path, _MOST_BYTES).decode("ascii", "replace").strip()
-    except OSError:
-        return None
-    return Role(text) if text in list(Role) else None
-
-
-def read_events(folder: Path, offset: int = 0) -> tuple[list[Event], int]:
+def read_events(
+    folder: Path, offset: int = 0, damaged: Callable[[Unreadable], object] = lambda _: None
+) -> tuple[list[Event], int]:
     """Read the complete events of a run from a byte offset on.
 
     Args:
         folder: The run's folder.
         offset: Where the last call ended.
+        damaged: Told of the first thing that is wrong, where something is.
 
     Returns:
         Events, and the offset for the next call. A half-written last line is left for the next call; a damaged
         one is passed over.
     """
+    path = folder / EVENTS
     try:
-        with open_regular(folder / EVENTS) as file:
+        with open_regular(path) as file:
             file.seek(offset)
             data = file.read(_MOST_BYTES)
-    except OSError:
+    except FileNotFoundError:
+        return [], offset
+    except OSError as error:
+        damaged(unreadable(path, error, Piece.EVENTS))
         return [], offset
     complete = data[: data.rfind(b"\n") + 1]
     if not complete and len(data) == _MOST_BYTES:
         complete = data  # no line is as long: none of it is an event
     events: list[Event] = []
-    for line in complete.splitlines():
-        with contextlib.suppress(ValueError, msgspec.MsgspecError, RecursionError):
+    place, wrong = offset, ""
+    for line in complete.splitlines(keepends=True):
+        try:
             events.append(decode_event(line))
+        except (ValueError, msgspec.MsgspecError, RecursionError):
+            wrong = wrong or f"the line at byte {place} is no event"
+        place += len(line)
+    if wrong:
+        damaged(Unreadable(path, wrong, piece=Piece.EVENTS))
     return events, offset + len(complete)

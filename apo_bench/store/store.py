@@ -17,15 +17,12 @@ correction is a new record beside the old one. Reading (`apo_bench.store.scan`) 
 """
 
 import contextlib
-import dataclasses
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-
-import msgspec
 
 from apo_bench.errors import StoreError
 from apo_bench.files import (
@@ -37,34 +34,17 @@ from apo_bench.files import (
     refuse_link,
     write_durably,
 )
-from apo_bench.locks import Holder, acquire, holder, is_held, who_holds
+from apo_bench.locks import acquire, holder, is_held, who_holds
 from apo_bench.records.order import following
 from apo_bench.records.probe import ProbeRecord
-from apo_bench.records.run import Intent, Role, RunRecord, decode_intent, encode
+from apo_bench.records.run import Intent, NewerSchemaError, Role, RunRecord, decode_intent, encode
 from apo_bench.records.spec import Device, RunSpec, Scale
-from apo_bench.store.scan import RECORD, Scan, Unreadable, read_record, scan
+from apo_bench.store.active import InFlight, active_folders, in_flight, what_is_wrong
+from apo_bench.store.scan import FOLDERS, RECORD, Scan, Unreadable, read_record, scan
 from apo_bench.store.workspace import INTENT, OUTPUT, OWNER, BusyError, Workspace, read
 
 _NAME = re.compile(r"[0-9a-z]+-[0-9a-f]{8}")
 """A run's folder, as `Store.begin` names it; whatever else lies among them is not ours."""
-_FOLDERS = ("runs", "active", "probes", "damaged", "locks", "leaderboards", "suites")
-
-
-@dataclasses.dataclass(frozen=True)
-class Active:
-    """A run that is not finished.
-
-    Attributes:
-        folder: Where it is written.
-        intent: What it is.
-        running: Whether a process holds its claim; otherwise it waits to be continued.
-        holder: Which process that is, where it is known.
-    """
-
-    folder: Path
-    intent: Intent
-    running: bool
-    holder: Holder | None = None
 
 
 class Store:
@@ -85,7 +65,7 @@ class Store:
                 raise StoreError(f"no results at {path}; run a suite first, or name another folder with --store")
             return
         try:
-            for name in _FOLDERS:
+            for name in FOLDERS:
                 (path / name).mkdir(parents=True, exist_ok=True)
                 refuse_link(path / name)
             probe = path / "active" / f".probe-{uuid.uuid4().hex}"
@@ -160,6 +140,8 @@ class Store:
         """
         continued: Workspace | None = None
         for folder in self._folders_of(intent.spec.run_id):
+            if _is_newer(folder):
+                continue
             try:
                 workspace = self.adopt(folder)
             except NotRegularError:  # a stranger's: what it writes to may be a file elsewhere
@@ -231,6 +213,8 @@ class Store:
             with self.claim(folder.name.partition("-")[0]) as mine:
                 if not mine or not folder.is_dir() or is_held(folder / OWNER) or self.complete(folder):
                     continue
+                if _is_newer(folder):
+                    continue
                 if os.path.lexists(folder / RECORD):  # a result, which cannot be read or put in its place
                     self.move_aside(folder)
                 elif not (folder / CHECKPOINT).is_file():
@@ -238,26 +222,9 @@ class Store:
                     removed += 1
         return removed
 
-    def active(self) -> list[Active]:
-        """The runs in flight and those that were interrupted, in any order."""
-        found = []
-        for folder in self.active_folders():
-            data = read(folder / INTENT)
-            if data is None:
-                continue
-            with contextlib.suppress(ValueError, msgspec.MsgspecError):
-                claim = self._claim(folder.name.partition("-")[0])
-                running = self.is_written(folder)
-                found.append(Active(folder, decode_intent(data), running, holder(claim) if running else None))
-        return found
-
-    def is_written(self, folder: Path) -> bool:
-        """Whether a process writes an active run."""
-        return self.is_claimed(folder.name.partition("-")[0]) or is_held(folder / OWNER)
-
-    def active_folders(self) -> list[Path]:
-        """Folders of runs that are not finished; a copy of a store through git has no place for them."""
-        return sorted((self.path / "active").glob("[!.]*"))
+    def in_flight(self) -> InFlight:
+        """The runs in flight, those that were interrupted, and what of them cannot be read."""
+        return in_flight(self.path)
 
     def _folders_of(self, run_id: str) -> list[Path]:
         return [folder for folder in self._our_folders() if folder.name.partition("-")[0] == run_id]
@@ -266,7 +233,7 @@ class Store:
         """Active folders that this program made, and may remove: no link, and nothing of another name."""
         return [
             folder
-            for folder in self.active_folders()
+            for folder in active_folders(self.path)
             if _NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
         ]
 
@@ -280,9 +247,24 @@ class Store:
         path = folders[-1] / OUTPUT if folders else None
         return path if path and path.is_file() and path.stat().st_size else None
 
-    def set_aside(self, damaged: Iterable[Unreadable]) -> list[Unreadable]:
-        """Move damaged records away, so that they are reported once; where they lie afterwards."""
-        return [dataclasses.replace(found, path=self.move_aside(found.path) or found.path) for found in damaged]
+    def set_aside(self, damaged: Iterable[Unreadable]) -> list[tuple[Unreadable, Path | None]]:
+        """Move what is damaged into ``damaged``, what is of a run under its claim; nothing is deleted or replaced.
+
+        Returns:
+            Each, and where it lies now; `None` where it could not be moved, or its run is being written.
+        """
+        return [(found, self._set_aside(found.path)) for found in damaged]
+
+    def _set_aside(self, path: Path) -> Path | None:
+        parts = path.relative_to(self.path).parts
+        if parts[0] not in {"runs", "active"}:
+            return self.move_aside(path)
+        try:
+            with self.claim(parts[1].partition("-")[0]) as mine:
+                is_busy = not mine or is_held(self.path.joinpath(*parts[:2], OWNER))
+                return None if is_busy else self.move_aside(path)
+        except OSError:  # a name too long for a claim, or a claim that is no file: no process of ours writes it
+            return self.move_aside(path)
 
     def move_aside(self, path: Path) -> Path | None:
         """Move something into ``damaged``, where it takes nobody's place; `None` where it cannot be moved.
@@ -337,6 +319,11 @@ class Store:
 
 
 _OWNER_SECONDS = 0.2
+
+
+def _is_newer(folder: Path) -> bool:
+    """Whether an active run is of a later version, which will know what to do with it."""
+    return isinstance(what_is_wrong(folder), NewerSchemaError)
 
 
 def _is_of(folder: Path, intent: Intent) -> bool:

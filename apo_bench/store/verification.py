@@ -1,21 +1,17 @@
-"""A whole store, read piece by piece: what is damaged is named, and moved out of the way only on demand."""
+"""A whole store, read piece by piece: what is damaged is named, and nothing is changed."""
 
 import dataclasses
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from apo_bench.files import CHECKPOINT, open_regular, read_regular
+from apo_bench.files import CHECKPOINT, open_regular
 from apo_bench.records.events import decode_event
-from apo_bench.records.run import NewerSchemaError, Role, decode_intent
-from apo_bench.records.spec import Scale
-from apo_bench.store.scan import EVENTS, RECORD, Unreadable, read_record
+from apo_bench.store.active import active_folders, is_written
+from apo_bench.store.scan import EVENTS, Marker, Piece, Unreadable, markers, unreadable
 from apo_bench.store.sealed import check_digest
 from apo_bench.store.store import Store
-from apo_bench.store.workspace import INTENT
 
-_MOST_BYTES = 2**20
 _LONGEST_LINE = 2**24
 """Bytes of an event."""
 _WRONG = (OSError, ValueError, RecursionError)
@@ -28,7 +24,7 @@ class Verified:
     Attributes:
         counts: Pieces that were read and are well, by kind.
         unreadable: The others.
-        busy: Runs that are being written, of which nothing is said.
+        busy: Runs that are being written; of their events and checkpoints nothing is said.
     """
 
     counts: Mapping[str, int]
@@ -44,37 +40,41 @@ class Verified:
 def verify(store: Store) -> Verified:
     """Read everything in a store; changes nothing."""
     counts: Counter[str] = Counter()
-    unreadable: list[Unreadable] = []
+    found: list[Unreadable] = []
     scan = store.scan()
     counts["runs"], counts["probes"] = len(scan.by_folder), len(scan.probes)
-    unreadable += scan.unreadable
+    counts["markers"] = sum(isinstance(marker, Marker) for marker in markers(store.path))
+    found += scan.unreadable
     for folder in scan.by_folder:
-        _take("events", folder / EVENTS, _events(folder / EVENTS), counts, unreadable)
-    busy = 0
-    for folder in store.active_folders():
-        if store.is_written(folder):
-            busy += 1
+        error = _events(folder / EVENTS)
+        counts["events"] += error is None
+        found += [unreadable(folder / EVENTS, error, Piece.EVENTS)] if error else []
+    flight = store.in_flight()
+    found += flight.unreadable
+    named = {piece.path for piece in found}
+    for run in flight.runs:
+        if run.running or run.folder in named:
             continue
-        _take("waiting runs", folder, _active(folder), counts, unreadable)
-    for path, error in _markers(store.path / "suites"):
-        _take("markers", path, error, counts, unreadable)
-    for path in sorted((store.path / "locks").glob("[!.]*")):
-        _take("locks", path, _file(path), counts, unreadable)
-    return Verified({kind: count for kind, count in counts.items() if count}, tuple(unreadable), busy)
+        checkpoint, events = run.folder / CHECKPOINT, run.folder / EVENTS
+        ours = []
+        if checkpoint not in named and (error := _checkpoint(checkpoint)):
+            ours.append(unreadable(checkpoint, error, Piece.FILE))
+        if events not in named and (error := _events(events)):
+            ours.append(unreadable(events, error, Piece.EVENTS))
+        counts["waiting runs"] += not ours
+        found += ours
+    counts["locks"] = sum(path not in named for path in (store.path / "locks").glob("[!.]*"))
+    busy = sum(is_written(store.path, folder) for folder in active_folders(store.path))
+    return Verified({kind: count for kind, count in counts.items() if count}, tuple(found), busy)
 
 
-def _take(kind: str, path: Path, error: Exception | None, counts: Counter[str], unreadable: list[Unreadable]) -> None:
-    if error is None:
-        counts[kind] += 1
-        return
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    unreadable.append(Unreadable(path, " ".join(reason.split()), is_newer=isinstance(error, NewerSchemaError)))
-
-
-def _file(path: Path) -> Exception | None:
+def _checkpoint(path: Path) -> Exception | None:
+    """Why a checkpoint cannot be continued from; `None` where it can, or there is none."""
     try:
-        open_regular(path).close()
-    except OSError as error:
+        check_digest(path)
+    except FileNotFoundError:
+        return None
+    except _WRONG as error:
         return error
     return None
 
@@ -95,64 +95,3 @@ def _events(path: Path) -> Exception | None:
     except _WRONG as error:
         return error if isinstance(error, OSError) else ValueError(f"line {number} is no event ({error})")
     return None
-
-
-def _active(folder: Path) -> Exception | None:
-    """What keeps a run that waits from being continued."""
-    try:
-        if folder.is_symlink() or not folder.is_dir():
-            raise ValueError("not a run's folder")
-        intent = decode_intent(read_regular(folder / INTENT, _MOST_BYTES))
-        if intent.spec.run_id != folder.name.partition("-")[0]:
-            raise ValueError(f"{INTENT}: its contents belong to another run")
-        if os.path.lexists(folder / RECORD):
-            read_record(folder)
-        if os.path.lexists(folder / CHECKPOINT):
-            check_digest(folder / CHECKPOINT)
-    except FileNotFoundError as error:
-        return ValueError(f"{Path(str(error.filename)).name} is missing")
-    except _WRONG as error:
-        return error
-    return _events(folder / EVENTS)
-
-
-def _markers(suites: Path) -> Iterator[tuple[Path, Exception | None]]:
-    """Markers, with what is wrong with them."""
-    for folder in sorted(suites.glob("[!.]*")):
-        suite, _, scale = folder.name.rpartition("-")
-        if not suite or scale not in list(Scale) or folder.is_symlink() or not folder.is_dir():
-            yield folder, ValueError("not the folder of a suite at a scale")
-            continue
-        for path in sorted(folder.glob("[!.]*")):
-            try:
-                text = read_regular(path, _MOST_BYTES).decode("ascii", "replace").strip()
-            except OSError as error:
-                yield path, error
-                continue
-            wrong = text and text not in list(Role)  # older versions wrote none
-            yield path, ValueError(f"not a role: {text[:40]!r}") if wrong else None
-
-
-def repair(store: Store, verified: Verified) -> Iterator[tuple[Unreadable, Path | None]]:
-    """Move what is damaged into ``damaged``, under the claim of its run; nothing is deleted or replaced.
-
-    Yields:
-        Each, and where it lies now; `None` where it could not be moved, or its run is being written.
-    """
-    for found in verified.damaged:
-        run_id = _run_of(store, found.path)
-        if run_id is None:
-            yield found, store.move_aside(found.path)
-            continue
-        try:
-            with store.claim(run_id) as mine:
-                place = store.move_aside(found.path) if mine else None
-        except OSError:  # a name that is too long for a claim, or a claim that is no file: no process of ours writes it
-            place = store.move_aside(found.path)
-        yield found, place
-
-
-def _run_of(store: Store, path: Path) -> str | None:
-    """The run to which a damaged piece belongs."""
-    parts = path.relative_to(store.path).parts
-    return parts[1].partition("-")[0] if parts[0] in {"runs", "active"} else None

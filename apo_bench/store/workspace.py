@@ -18,7 +18,7 @@ from apo_bench.store.scan import EVENTS, RECORD, scan
 INTENT = "intent.json"
 OWNER = "owner.lock"
 OUTPUT = "output.log"
-_DEATHS = "deaths.json"
+DEATHS = "deaths.json"
 _MOST_BYTES = 2**20
 """Of an intent, a count of deaths or a role."""
 
@@ -73,7 +73,7 @@ class Workspace:
         """Move the run, whose record is written, among the finished ones."""
         os.fsync(self._events.fileno())
         self._events.close()
-        own = (self.folder / name for name in (CHECKPOINT, INTENT, OWNER, _DEATHS))
+        own = (self.folder / name for name in (CHECKPOINT, INTENT, OWNER, DEATHS))
         for path in (*own, *filter(is_temporary, self.folder.iterdir())):
             path.unlink(missing_ok=True)  # no longer needed, or half-written by a process that was killed
         self.folder.rename(self._destination)
@@ -87,7 +87,7 @@ class Workspace:
 
     def count_death(self) -> int:
         """Remember that the run's process died; returns how often it did since its newest checkpoint was written."""
-        path, state = self.folder / _DEATHS, (self.folder / CHECKPOINT).stat()
+        path, state = self.folder / DEATHS, (self.folder / CHECKPOINT).stat()
         place = f"{state.st_mtime_ns} {state.st_size}"
         before = _Deaths("", 0)
         with contextlib.suppress(ValueError, RecursionError):

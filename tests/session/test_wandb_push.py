@@ -4,15 +4,14 @@ import os
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import msgspec
 import pytest
 from support.commands import store_of
+from support.fake_wandb import CommError, Wandb, pretend
 from support.hostile_records import TEXTS, hostile_store, write
 from support.opened import opened
 from support.records import record
@@ -20,53 +19,16 @@ from support.shell import Shell
 
 from apo_bench.cli.main import main
 from apo_bench.errors import StoreError
+from apo_bench.records.events import CurvePoint
 from apo_bench.records.run import RunRecord
 from apo_bench.session.wandb import Destination, Pusher, RefusedError
 from apo_bench.store.increments import Increments
 from apo_bench.store.store import Store
 
 
-class CommError(Exception):
-    """As wandb's, when it cannot be reached."""
-
-
-class Wandb(types.ModuleType):
-    """Stands for the module: remembers runs by id, and refuses what it is told to.
-
-    Attributes:
-        finished: Exit codes of the runs by id.
-        refuse: Told of each call with the run's id; may raise.
-    """
-
-    def __init__(self) -> None:
-        super().__init__("wandb")
-        self.finished: dict[str, list[int]] = {}
-        self.refuse: Callable[[str, str], None] = lambda call, run: None
-        self.Settings = self.Table = mock.Mock()
-        self.Artifact = mock.MagicMock()
-
-    def init(self, **fields: Any) -> Any:
-        name = fields["id"]
-        self.refuse("init", name)
-        run = mock.Mock()
-        run.log.side_effect = lambda *_, **__: self.refuse("log", name)
-        run.config.update.side_effect = lambda *_, **__: self.refuse("config", name)
-        run.summary.update.side_effect = lambda *_, **__: self.refuse("summary", name)
-
-        def finish(exit_code: int = 0) -> None:
-            self.refuse("finish", name)
-            self.finished.setdefault(name, []).append(exit_code)
-
-        run.finish.side_effect = finish
-        return run
-
-
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> Wandb:
-    made = Wandb()
-    monkeypatch.setitem(sys.modules, "wandb", made)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: made)
-    return made
+    return pretend(monkeypatch)
 
 
 @pytest.fixture
@@ -75,7 +37,10 @@ def store(tmp_path: Path) -> Store:
 
 
 def _fill(store: Store, count: int, start: int = 0) -> list[RunRecord]:
-    made = [record("sgdm", 200 + start + place, 80.0) for place in range(count)]
+    point = CurvePoint(1, 0.1, 1.0, 1.0, 1.0, 50.0, 1.0)
+    made = [
+        msgspec.structs.replace(record("sgdm", 200 + start + place, 80.0), curve=(point,)) for place in range(count)
+    ]
     with mock.patch("os.fsync"):
         assert all(write(store, one) for one in made)
     return made
@@ -95,11 +60,6 @@ def test_a_run_that_is_refused_costs_that_run_only_and_is_tried_again(
 ) -> None:
     _fill(store, 6)
     hostile = _folders(store)[2]
-    events = store.path / "runs" / hostile / "events.jsonl"
-    point = (
-        b'{"step":1,"epoch":1,"seconds":1,"train_loss":1,"validation_loss":1,"validation":1,"learning_rate_factor":1}'
-    )
-    events.write_bytes(b'{"type":"evaluated","point":' + point + b"}\n")
 
     def refuse(at: str, name: str) -> None:
         if (at, name) == (call, hostile):

@@ -43,7 +43,7 @@ def test_a_run_that_is_no_folder_is_named(store: Store, piece: str) -> None:
 def test_what_an_active_run_has_in_place_of_a_file_stops_nothing(store: Store, piece: str, name: str) -> None:
     (folder,) = (store.path / "active").iterdir()
     replace(folder / name, piece)
-    store.active()
+    list(store.in_flight().runs)
     assert read_events(folder)[0] == []
     store.remove_orphans()
     assert len(store.scan().records) == 2
@@ -61,7 +61,9 @@ def test_markers_and_probes_that_are_no_files_stop_nothing(store: Store, piece: 
         PIECES[piece](path)
     scan = store.scan()
     assert len(scan.records) == 2
-    assert [found.path.parent.name for found in scan.unreadable] == ["probes"]
+    harmless = {"empty": "0123456789abcdef", "folder": "reconstruction-local"}.get(piece)  # of an older version, or new
+    places = {"0123456789abcdef", "reconstruction-local", "0123456789abcdef-00000000.json"} - {harmless}
+    assert {found.path.name for found in scan.unreadable} == places
     store.is_claimed("0123456789abcdef")
 
 
@@ -114,8 +116,9 @@ def test_what_is_set_aside_never_takes_the_place_of_another(store: Store) -> Non
     for _ in range(2):
         folder = store.path / "runs" / "0123456789abcdef-00000000"
         folder.mkdir()
-        (found,) = store.set_aside(store.scan().damaged)
-        assert found.path.parent.name == "damaged"
+        ((_, place),) = store.set_aside(store.scan().damaged)
+        assert place is not None
+        assert place.parent.name == "damaged"
     assert len(list((store.path / "damaged").iterdir())) == 2
 
 

@@ -43,7 +43,7 @@ def test_a_claim_there_is_no_claim_of_another(tmp_path: Path, monkeypatch: pytes
 def test_it_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(tmp_path, create=True)
     monkeypatch.setattr(fcntl, "flock", _refusing(errno.ENOLCK))
-    assert Store(tmp_path).active() == []
+    assert list(Store(tmp_path).in_flight().runs) == []
     assert Store(tmp_path).scan().records == ()
 
 

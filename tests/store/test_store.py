@@ -171,7 +171,7 @@ def test_reading_changes_nothing(store: Store) -> None:
     store.begin(record(msgspec.structs.replace(RUN, seed=2)).intent)._events.close()
     before = _contents(store.path)
     assert len(store.scan().damaged) == 1
-    assert [run.running for run in store.active()] == [False]
+    assert [run.running for run in list(store.in_flight().runs)] == [False]
     assert _contents(store.path) == before
 
 
@@ -182,7 +182,7 @@ def test_a_copy_through_git_has_no_empty_folders_and_is_read(store: Store) -> No
         (store.path / name).rmdir()
     copy = Store(store.path)
     assert copy.scan().records == (made,)
-    assert copy.active() == []
+    assert list(copy.in_flight().runs) == []
 
 
 def _truncate(folder: Path) -> None:
@@ -213,9 +213,9 @@ def test_a_damaged_record_is_set_aside_and_the_others_are_read(store: Store, har
     scan = store.scan()
     assert scan.records == (good,)
     assert [damaged.path for damaged in scan.damaged] == [folder]
-    (moved,) = store.set_aside(scan.damaged)
-    assert moved.path == store.path / "damaged" / folder.name
-    assert moved.path.exists()
+    ((_, moved),) = store.set_aside(scan.damaged)
+    assert moved == store.path / "damaged" / folder.name
+    assert moved.exists()
     assert store.scan().damaged == ()
 
 
@@ -275,12 +275,12 @@ def test_a_claim_is_exclusive_and_dies_with_its_process(store: Store) -> None:
     with store.claim(RUN.run_id) as got:
         assert not got
     assert store.remove_orphans() == 0
-    assert [active.running for active in store.active()] == [True]
+    assert [active.running for active in list(store.in_flight().runs)] == [True]
     other.kill()
     other.communicate()
     with store.claim(RUN.run_id) as got:
         assert got
-    assert [active.running for active in store.active()] == [False]
+    assert [active.running for active in list(store.in_flight().runs)] == [False]
     assert store.remove_orphans() == 1
     assert list((store.path / "active").iterdir()) == []
 

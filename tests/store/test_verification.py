@@ -11,7 +11,7 @@ from apo_bench.cli.main import main
 from apo_bench.store.scan import RECORD
 from apo_bench.store.sealed import DIGEST, PLACEHOLDER, sealed
 from apo_bench.store.store import Store
-from apo_bench.store.verification import repair, verify
+from apo_bench.store.verification import verify
 
 
 def _checkpoint() -> bytes:
@@ -46,16 +46,18 @@ def test_a_store_as_it_was_written_is_whole_and_stays_as_it_is(store: Store) -> 
     assert _everything(store) == before
 
 
-KINDS = ("record", "events", "probe", "intent", "checkpoint", "marker", "lock")
+KINDS = ("record", "events", "probe", "intent", "checkpoint", "owner", "deaths", "marker", "suite", "lock")
 HARMLESS = {
     *(("events", piece) for piece in ("empty", "not UTF-8", "nested too deep", "nested and closed")),
     *(
-        ("lock", piece)
+        (kind, piece)
+        for kind in ("lock", "owner", "deaths")
         for piece in ("empty", "a terabyte of zeros", "not UTF-8", "nested too deep", "nested and closed")
     ),
     ("marker", "empty"),
+    ("suite", "folder"),
 }
-"""No event yet, or a last line that was cut off; a marker of an older version; whatever is written in a lock."""
+"""No event yet, or a last line that was cut off; a marker of an older version; whatever stands in a lock or a count."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,12 +74,12 @@ def test_each_is_named_moved_on_demand_and_then_the_store_is_whole(store: Store,
     (found,) = verified.damaged
     assert place.is_relative_to(found.path)
     assert found.reason
-    ((_, moved),) = repair(store, verified)
+    ((_, moved),) = store.set_aside(verified.damaged)
     assert moved is not None
     assert moved.parent.name == "damaged"
     assert verify(store).unreadable == ()
     assert len(_everything(store)) >= len(before)
-    assert list(repair(store, verify(store))) == []
+    assert list(store.set_aside(verify(store).damaged)) == []
 
 
 def test_a_later_version_s_record_is_named_and_left(store: Store) -> None:
@@ -86,7 +88,7 @@ def test_a_later_version_s_record_is_named_and_left(store: Store) -> None:
     verified = verify(store)
     assert [found.is_newer for found in verified.unreadable] == [True]
     assert verified.damaged == ()
-    assert list(repair(store, verified)) == []
+    assert list(store.set_aside(verified.damaged)) == []
 
 
 def test_a_run_that_is_being_written_is_left(store: Store) -> None:
@@ -94,11 +96,12 @@ def test_a_run_that_is_being_written_is_left(store: Store) -> None:
     (waiting / "intent.json").write_bytes(b"{}")
     verified = verify(store)
     workspace = store.adopt(waiting)
-    assert verify(store).unreadable == ()
+    assert [found.path for found in verify(store).unreadable] == [waiting]
     assert verify(store).busy == 1
+    assert [place for _, place in store.set_aside(verified.damaged)] == [None]
     workspace.leave()
     with store.claim(waiting.name.partition("-")[0]):
-        assert [place for _, place in repair(store, verified)] == [None]
+        assert [place for _, place in store.set_aside(verified.damaged)] == [None]
     assert waiting.is_dir()
 
 

@@ -11,8 +11,8 @@ from apo_bench.store.scan import EVENTS, RECORD
 from apo_bench.store.store import Store
 
 PLACES = (
-    *("record", "events", "run", "probe", "intent", "checkpoint"),
-    *("owner", "deaths", "marker", "suite", "lock", "page"),
+    *("record", "events", "run", "probe", "intent", "waiting events", "checkpoint"),
+    *("owner", "deaths", "marker", "suite", "lock", "probe lock", "page"),
 )
 
 
@@ -27,6 +27,10 @@ def small_store(folder: Path, suite: str = "s") -> Store:
     return store
 
 
+TEXT = ("empty", "a terabyte of zeros", "not UTF-8", "nested too deep", "nested and closed")
+"""Pieces that are regular files."""
+
+
 def place_in(store: Store, name: str) -> Path:
     """Where something of a kind lies, or may."""
     finished = next(iter(store.scan().by_folder))
@@ -38,11 +42,13 @@ def place_in(store: Store, name: str) -> Path:
         "run": store.path / "runs" / "0123456789abcdef-00000000",
         "probe": store.path / "probes" / "0123456789abcdef-00000000.json",
         "intent": waiting / "intent.json",
+        "waiting events": waiting / EVENTS,
         "checkpoint": waiting / CHECKPOINT,
         "owner": waiting / "owner.lock",
         "deaths": waiting / "deaths.json",
         "marker": marker,
         "suite": store.path / "suites" / "all-local",
-        "lock": store.path / "locks" / "0123456789abcdef.lock",
+        "lock": store.path / "locks" / f"{waiting.name.partition('-')[0]}.lock",
+        "probe lock": store.path / "locks" / "probe-cpu.lock",
         "page": store.leaderboards / "classification-local.md",
     }[name]
