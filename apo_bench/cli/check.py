@@ -63,12 +63,12 @@ def call(options: argparse.Namespace) -> int:
     if options.save is not None:
         if options.suite is None:
             raise UsageError("--save needs --suite NAME")
-        scan = Store(options.store).scan()
+        scan = Store(options.store).scan(curves=False)
         warn_of_unreadable(scan)
         return _save(options, scan)
     before = _read(options.baseline)
     _check_suite(options, before)
-    scan = Store(options.store).scan()
+    scan = Store(options.store).scan(curves=False)
     warn_of_unreadable(scan)
     return _compare(options, before, scan, held, tolerances)
 

@@ -31,7 +31,7 @@ def call(options: argparse.Namespace) -> int:
     from apo_bench.render.table import encode_table
     from apo_bench.store.store import Store
 
-    scan = Store(options.store).scan()
+    scan = Store(options.store).scan(curves=False)
     warn_of_unreadable(scan)
     if options.suite is None:
         records = list(scan.newest().values())

@@ -45,7 +45,7 @@ def call(options: argparse.Namespace) -> int:
     from apo_bench.render.leaderboard import leaderboard_markdown, leaderboard_text
     from apo_bench.store.store import Store
 
-    scan = Store(options.store).scan()
+    scan = Store(options.store).scan(curves=options.figures is not None)
     warn_of_unreadable(scan)
     scale = chosen_scale(options, scan)
     records = scan.of(options.suite, scale)

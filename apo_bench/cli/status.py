@@ -27,7 +27,7 @@ def call(options: argparse.Namespace) -> int:
     from apo_bench.store.store import Store
 
     store = Store(options.store)
-    scan = store.scan()
+    scan = store.scan(curves=False)
     warn_of_unreadable(scan)
     suites = _suites(scan)
     active = [_active(run) for run in store.active()]

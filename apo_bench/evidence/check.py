@@ -8,13 +8,14 @@ most. A run that diverges where it did not is worse without any statistics. What
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from apo_bench.evidence.intervals import CONFIDENCE, mean_interval
 from apo_bench.evidence.snapshot import FEWEST_PROCESSES
 from apo_bench.numbers import mean
-from apo_bench.records.cell import REFERENCE
+from apo_bench.records.cell import REFERENCE, Contender
 from apo_bench.records.facts import Direction
 from apo_bench.records.snapshot import CellSnapshot, SeedSnapshot, Snapshot
 
@@ -158,26 +159,26 @@ def _matched(
     before: Sequence[CellSnapshot], now: Sequence[CellSnapshot]
 ) -> tuple[list[tuple[CellSnapshot, CellSnapshot]], list[CellSnapshot], list[CellSnapshot]]:
     """Pairs of cells, those that only the baseline has, and the new ones."""
+    left: dict[Contender, list[CellSnapshot]] = defaultdict(list)
+    for own in now:
+        left[own.cell.contender].append(own)
     pairs = []
-    left = list(now)
-    unmatched = []
+    unmatched: dict[Contender, list[CellSnapshot]] = defaultdict(list)
     for old in before:
-        same = [own for own in left if own.cell.contender == old.cell.contender and own.optimizer == old.optimizer]
-        if same:
-            pairs.append((old, same[0]))
-            left.remove(same[0])
+        contender = old.cell.contender
+        same = next((own for own in left[contender] if own.optimizer == old.optimizer), None)
+        if same is None:
+            unmatched[contender].append(old)
         else:
-            unmatched.append(old)
+            pairs.append((old, same))
+            left[contender].remove(same)
     missing = []
-    for old in unmatched:
-        rivals = [other for other in unmatched if other.cell.contender == old.cell.contender]
-        same = [own for own in left if own.cell.contender == old.cell.contender]
-        if len(rivals) == len(same) == 1:
-            pairs.append((old, same[0]))
-            left.remove(same[0])
+    for contender, rivals in unmatched.items():
+        if len(rivals) == len(left[contender]) == 1:
+            pairs.append((rivals[0], left[contender].pop()))
         else:
-            missing.append(old)
-    return pairs, missing, left
+            missing += rivals
+    return pairs, missing, [own for cells in left.values() for own in cells]
 
 
 def _changes(old: CellSnapshot, own: CellSnapshot) -> str:

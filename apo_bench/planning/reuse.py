@@ -33,6 +33,7 @@ class Sources:
         self.missing: dict[str, str] = {}
         self._loaded: dict[str, Task] = {}
         self._digests: dict[str, str] = {}
+        self._fingerprints: dict[tuple[str, str], Fingerprint | None] = {}
 
     def task(self, name: str) -> "Task":
         """A task, imported once.
@@ -56,10 +57,15 @@ class Sources:
 
     def fingerprint(self, run: RunSpec) -> Fingerprint | None:
         """What a run would depend on now; `None` where its task, its optimizer or its data cannot be had here."""
-        name = run.optimizer.name
-        if run.task not in self.tasks.names() or name not in self.optimizers.names() or not self.has_data(run.task):
+        key = run.task, run.optimizer.name
+        if key not in self._fingerprints:
+            self._fingerprints[key] = self._fingerprint(*key)
+        return self._fingerprints[key]
+
+    def _fingerprint(self, task: str, optimizer: str) -> Fingerprint | None:
+        if task not in self.tasks.names() or optimizer not in self.optimizers.names() or not self.has_data(task):
             return None
-        return fingerprint(self.tasks[run.task], self.optimizers[name], self._digests[run.task])
+        return fingerprint(self.tasks[task], self.optimizers[optimizer], self._digests[task])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -190,9 +190,9 @@ class Pusher:
         Returns:
             How many.
         """
-        scan = self._store.scan()
+        scan = self._store.scan(curves=False)
         pushed = 0
-        for suite, scale in sorted({(record.suite, record.scale) for record in scan.records}):
+        for suite, scale in scan.suites:
             name = f"leaderboard {suite} {scale}"
             try:
                 pushed += self._push_leaderboard(scan, suite, scale)
