@@ -131,7 +131,7 @@ def call(options: argparse.Namespace) -> int:
         wandb=options.wandb,
         output_is_data=options.json,
     )
-    live = LiveLeaderboard(store, planned, scan.probes)
+    live = LiveLeaderboard(store, planned, scan)
     session = RunSession(settings, store, live, lambda: look(store.scan(curves=False), after_tuning=True))
     try:
         status = session.carry_out(planned)

@@ -1,18 +1,20 @@
 """Records and leaderboards as tables: one row a run, or one a cell, for anyone's own analysis."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 import pandas as pd
 
-from apo_bench.evidence.leaderboard import Leaderboard
+from apo_bench.evidence.cells import Installed, is_installed
 from apo_bench.evidence.quantities import MODEL_PURPOSES, PHASES, composed_seconds, phase_share, steps_to_target
+from apo_bench.evidence.rows import Leaderboard
 from apo_bench.evidence.step_costs import Probes
 from apo_bench.records.facts import Cost
 from apo_bench.records.outcome import Reached, message_of
 from apo_bench.records.probe import ProbeRecord
-from apo_bench.records.run import RunRecord
+from apo_bench.records.run import Fingerprint, RunRecord
+from apo_bench.records.spec import Scalar
 
 _SIZES = (
     "peak_memory_bytes",
@@ -24,10 +26,15 @@ _SIZES = (
     "buffer_bytes",
     "state_bytes",
 )
+_CODE = ("harness", "task", "optimizer", "data")
+"""Parts of a fingerprint with a column; torch has one as a version."""
+SETTING = "hyperparameter_"
+"""Begins the names of the columns of hyperparameters, one for each that any run has."""
 COLUMNS = (
     "run_id",
     "suite",
     "scale",
+    "role",
     "task",
     "model",
     "optimizer",
@@ -80,10 +87,19 @@ COLUMNS = (
     "torch_version",
     "git_sha",
     "dirty",
+    "apo_bench_version",
+    *(f"code_{part}" for part in _CODE),
+    "is_installed_code",
+    "platform",
+    "cpu_count",
     "started_at",
     "finished_at",
 )
-"""Columns in their order; a number that was not measured is missing, never 0.
+"""Columns in their order; a number that was not measured is missing, never 0. Behind them stands a column for each
+hyperparameter that any of the runs has.
+
+``code_…`` are the parts of the fingerprint, ``is_installed_code`` whether they are those of the installed code (missing
+where that cannot be told).
 
 ``train_loss`` is the last point of the training curve: the mean over the steps since the point before it; of a diverged
 run, the last finite one. ``meta_overhead`` is the share of the training clock that meta-updates took in this run;
@@ -101,16 +117,66 @@ _INTEGERS = (
     "clock_mhz_high",
     "foreign_processes",
     "threads",
+    "cpu_count",
 )
 _BYTES = {purpose: f"{purpose.removesuffix('s')}_bytes" for purpose in MODEL_PURPOSES}
 
 
-def run_table(records: Iterable[RunRecord], probes: Iterable[ProbeRecord] = ()) -> pd.DataFrame:
-    """Make the table, sorted by task, optimizer, precision and seed; ``probes`` oldest first."""
+def run_table(
+    records: Iterable[RunRecord], probes: Iterable[ProbeRecord] = (), code: Installed | None = None
+) -> pd.DataFrame:
+    """Make the table, sorted by task, optimizer, precision and seed.
+
+    Args:
+        records: One a run.
+        probes: What steps cost, oldest first.
+        code: The code that is installed.
+    """
     steps = Probes(probes)
-    frame = pd.DataFrame([_row(record) | _probed(record, steps) for record in records], columns=list(COLUMNS))
-    frame = frame.astype(dict.fromkeys(_INTEGERS, "Int64") | dict.fromkeys(("dirty", "agrees_with_probe"), "boolean"))
+    records = list(records)
+    present = _Present(code)
+    rows = [_row(record) | _probed(record, steps) | {"is_installed_code": present(record)} for record in records]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    booleans = ("dirty", "agrees_with_probe", "is_installed_code")
+    frame = frame.astype(dict.fromkeys(_INTEGERS, "Int64") | dict.fromkeys(booleans, "boolean"))
+    frame = pd.concat([frame, _settings(records)], axis=1)
     return frame.sort_values(["task", "optimizer", "precision", "seed"], ignore_index=True)
+
+
+class _Present:
+    """Whether runs are of the installed code, asked once for each fingerprint."""
+
+    def __init__(self, code: Installed | None) -> None:
+        self._code = code
+        self._known: dict[tuple[Fingerprint, str, str], bool | None] = {}
+
+    def __call__(self, record: RunRecord) -> bool | None:
+        if self._code is None:
+            return None
+        key = record.fingerprint, record.spec.task, record.spec.optimizer.name
+        if key not in self._known:
+            self._known[key] = is_installed(record, self._code)
+        return self._known[key]
+
+
+def _settings(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """A column for each hyperparameter; one whose values are of several types holds text."""
+    names = sorted({name for record in records for name in record.spec.optimizer.hyperparameters})
+    columns: dict[str, pd.Series[Any]] = {}
+    for name in names:
+        values: list[Any] = [record.spec.optimizer.hyperparameters.get(name) for record in records]
+        kinds = {type(value) for value in values if value is not None}
+        kind = "Int64" if kinds == {int} else "Float64" if kinds <= {int, float} else "boolean"
+        if kinds - {int, float} not in (set(), {bool}) or kinds > {bool}:
+            values = [value if value is None or isinstance(value, str) else in_record(value) for value in values]
+            kind = "object"
+        columns[f"{SETTING}{name}"] = pd.Series(values, dtype=kind)
+    return pd.DataFrame(columns, index=range(len(records)))
+
+
+def in_record(value: Scalar) -> str:
+    """A value as records write it."""
+    return msgspec.json.encode(value).decode()
 
 
 def _row(record: RunRecord) -> dict[str, Any]:
@@ -137,7 +203,9 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "device": str(spec.device),
         "started_at": record.started_at,
         "finished_at": record.finished_at,
+        "role": str(record.role),
     }
+    row |= {f"code_{part}": getattr(record.fingerprint, part) for part in _CODE}
     if record.curve:
         row["train_loss"] = record.curve[-1].train_loss
     if record.task:
@@ -157,6 +225,9 @@ def _row(record: RunRecord) -> dict[str, Any]:
             "torch_version": record.environment.torch,
             "git_sha": record.environment.git_sha,
             "dirty": record.environment.dirty,
+            "apo_bench_version": record.environment.apo_bench,
+            "platform": record.environment.platform,
+            "cpu_count": record.environment.cpu_count,
         }
     return row
 

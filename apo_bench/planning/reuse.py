@@ -1,7 +1,6 @@
 """Is a finished run still valid? It is while the code and the data that it depends on are the ones that are here."""
 
 import dataclasses
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from apo_bench.errors import DataError
@@ -96,21 +95,3 @@ class Reuse:
         results = scan.results(run.run_id)
         changed = results[-1].fingerprint.changes(present) if results and record is None else ()
         return cls(present, record, changed)
-
-
-def current(records: Iterable[RunRecord], sources: Sources, scan: Scan) -> tuple[list[RunRecord], int]:
-    """The result of each run that was made with the code and data that are here now, as a suite would reuse it.
-
-    Returns:
-        These results, each for the suite that its record was for, and how many others have only results of other code
-        or data.
-    """
-    kept, others = [], 0
-    for record in records:
-        present = sources.fingerprint(record.spec)
-        found = None if present is None else scan.find_result(record.run_id, present)
-        if found is None:
-            others += record.is_result
-        else:
-            kept.append(found.under(suite=record.suite, scale=record.scale, role=record.role))
-    return kept, others

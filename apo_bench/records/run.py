@@ -242,22 +242,6 @@ def decode_record(data: bytes) -> RunRecord:
         return record if record.schema == SCHEMA else msgspec.structs.replace(record, schema=SCHEMA)
 
 
-def thinned(record: RunRecord) -> RunRecord:
-    """A record with only those points of its curve that no table can do without; whoever draws curves reads them all.
-
-    They are the last point, the one at which the target was reached, and those of the last epoch, from whose mean a
-    setting is chosen.
-    """
-    if not record.curve:
-        return record
-    last = record.curve[-1].step
-    reached = record.outcome.step if isinstance(record.outcome, Reached) else last
-    end = last if record.task is None else record.spec.budget.steps(record.task.steps_per_epoch)
-    begin = end if record.task is None else end - record.task.steps_per_epoch
-    kept = tuple(point for point in record.curve if point.step > begin or point.step in {last, reached})
-    return record if len(kept) == len(record.curve) else msgspec.structs.replace(record, curve=kept)
-
-
 def _of_this_schema(content: bytes) -> RunRecord | None:
     """A record of this schema; `None` where it is of another, or not whole: then the strict reader says what is wrong.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from tabulate import tabulate
 
 from apo_bench.evidence.intervals import Interval
-from apo_bench.evidence.leaderboard import Leaderboard, Row, Section
+from apo_bench.evidence.rows import Leaderboard, Row, Section
 from apo_bench.evidence.step_costs import doubts
 from apo_bench.records.cell import REFERENCE
 from apo_bench.render.terminal import paragraph, terminal_table
@@ -24,6 +24,7 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         "",
         _progress(board),
         "",
+        *(line for one in board.provenance for line in (f"- {escaped(one)}", "")),
     ]
     for section in board.sections:
         lines += [
@@ -75,14 +76,20 @@ def leaderboard_text(board: Leaderboard) -> str:
     )
     parts = [_section_text(section) for section in board.sections]
     chosen = ["\n".join(["tuning", *(f"  {printable(one.line)}" for one in board.tuned)])] if board.tuned else []
-    return "\n\n".join([*parts, *chosen, key, _progress(board)])
+    notes = [paragraph(one) for one in board.provenance]
+    return "\n\n".join([*parts, *chosen, key, *notes, _progress(board)])
+
+
+def _mark(row: Row) -> str:
+    """Behind a row of other code than the installed one."""
+    return " †" if row.is_outdated else ""
 
 
 def _section_text(section: Section) -> str:
     metric = section.facts.metric if section.facts else "score"
     digits = _digits(metric)
     columns: list[_Column] = [
-        ("optimizer", lambda row: shortened(printable(row.competitor), _LONGEST_NAME)),
+        ("optimizer", lambda row: f"{shortened(printable(row.competitor), _LONGEST_NAME)}{_mark(row)}"),
         ("precision", lambda row: str(row.precision)),
         ("test", lambda row: _score(row, digits)),
         *([("paper", lambda row: _number(row.reported, digits.value))] if _has_reported(section) else []),
@@ -164,7 +171,7 @@ def _columns(section: Section) -> list[_Column]:
     digits = _digits(metric)
     reported: list[_Column] = [("reported [P]", lambda row: _number(row.reported, digits.value))]
     columns: list[_Column] = [
-        ("optimizer", lambda row: escaped(row.competitor)),
+        ("optimizer", lambda row: f"{escaped(row.competitor)}{_mark(row)}"),
         ("precision", lambda row: f"{row.precision} (emulated)" if row.emulated else str(row.precision)),
         (f"test {escaped(metric)}", lambda row: _score(row, digits)),
         *(reported if _has_reported(section) else []),
@@ -221,8 +228,9 @@ def _progress(board: Leaderboard) -> str:
     rows = [row for section in board.sections for row in section.rows]
     done = sum(row.results for row in rows)
     failed = sum(row.failed for row in rows)
-    planned = [row.planned for row in rows if row.planned is not None]
-    text = f"{done} of {sum(planned)} runs have a result" if planned else f"{done} runs have a result"
+    missing = sum(max(0, row.planned - row.results) for row in rows if row.planned is not None)
+    is_planned = any(row.planned is not None for row in rows)
+    text = f"{done} of {done + missing} runs have a result" if is_planned else f"{done} runs have a result"
     return f"{text}; {failed} failed." if failed else f"{text}."
 
 

@@ -15,8 +15,9 @@ import msgspec
 from apo_bench.files import NotRegularError, open_regular, read_regular
 from apo_bench.records.events import Event, decode_event
 from apo_bench.records.order import is_ahead, place
+from apo_bench.records.outcome import Reached
 from apo_bench.records.probe import ProbeRecord, decode_probe
-from apo_bench.records.run import Fingerprint, NewerSchemaError, Role, RunRecord, decode_record, thinned
+from apo_bench.records.run import Fingerprint, NewerSchemaError, Role, RunRecord, decode_record
 from apo_bench.records.spec import Scale
 
 RECORD = "record.json"
@@ -115,25 +116,21 @@ class Scan:
                 chosen[run_id] = found
         return chosen
 
-    def runs(self, suite: str, scale: Scale) -> dict[str, list[RunRecord]]:
-        """All records of each run of a suite by its identity, oldest first, as if all were made for it."""
+    def of(self, suite: str, scale: Scale) -> list[RunRecord]:
+        """All records of the runs of a suite, oldest first, as if all were made for it.
+
+        Which of them count is for `apo_bench.evidence.cells.cells` to say.
+        """
         shared = self.shared.get((suite, scale), {})
         own = self._made_for.get((suite, scale), {})
-        found = {}
-        for run_id, attempts in self._attempts.items():
-            if run_id in own or run_id in shared:
-                role = shared.get(run_id)
-                found[run_id] = [
-                    record
-                    if (record.suite, record.scale, record.role) == (suite, scale, role or record.role)
-                    else record.under(suite=suite, scale=scale, role=role or record.role)
-                    for record in attempts
-                ]
+        found = []
+        for record in self.by_folder.values():
+            run_id = record.run_id
+            if run_id in shared or run_id in own:
+                role = shared.get(run_id) or record.role
+                as_it_is = (record.suite, record.scale, record.role) == (suite, scale, role)
+                found.append(record if as_it_is else record.under(suite=suite, scale=scale, role=role))
         return found
-
-    def of(self, suite: str, scale: Scale) -> list[RunRecord]:
-        """The newest record of each run of a suite, as if all were made for it."""
-        return [found for attempts in self.runs(suite, scale).values() if (found := newest(attempts)) is not None]
 
     def scales(self, suite: str) -> list[Scale]:
         """The scales at which there is a run of a suite, the smallest first."""
@@ -152,7 +149,7 @@ def scan(store: Path, run_id: str = "", *, curves: bool = True) -> Scan:
     Args:
         store: Its folder.
         run_id: Of the run; of all where it is empty.
-        curves: Whether whole curves are kept, or only what tables need of them (`apo_bench.records.run.thinned`).
+        curves: Whether whole curves are kept, or only what tables need of them (`thinned`).
     """
     runs = store / "runs"
     folders = [runs / name for name in sorted(_names(runs)) if name.startswith(run_id)]
@@ -199,6 +196,22 @@ def read_records(folders: Iterable[Path], *, curves: bool = True) -> tuple[dict[
             except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
                 unreadable.append(_unreadable(folder, error))
     return records, unreadable
+
+
+def thinned(record: RunRecord) -> RunRecord:
+    """A record with only those points of its curve that no table can do without; whoever draws curves reads them all.
+
+    They are the last point, the one at which the target was reached, and those of the last epoch, from whose mean a
+    setting is chosen.
+    """
+    if not record.curve:
+        return record
+    last = record.curve[-1].step
+    reached = record.outcome.step if isinstance(record.outcome, Reached) else last
+    end = last if record.task is None else record.spec.budget.steps(record.task.steps_per_epoch)
+    begin = end if record.task is None else end - record.task.steps_per_epoch
+    kept = tuple(point for point in record.curve if point.step > begin or point.step in {last, reached})
+    return record if len(kept) == len(record.curve) else msgspec.structs.replace(record, curve=kept)
 
 
 @contextlib.contextmanager

@@ -189,3 +189,16 @@ def test_two_schedules_of_a_kind_are_told_apart_by_what_differs() -> None:
         "sgdm (step decay=0.1)",
         "sgdm (step decay=0.2)",
     ]
+
+
+def test_a_competitor_has_one_name_in_all_precisions() -> None:
+    """fp16 has another rate by default, and only fp32 has a second schedule."""
+    records = [record("adam", 0, 80.0, lr=0.1), record("adam", 0, 79.0, precision=Precision.FP16, lr=0.3)]
+    rows = leaderboard("s", Scale.LOCAL, records).sections[0].rows
+    assert [row.competitor for row in rows] == ["adam", "adam"]
+    rows = leaderboard("s", Scale.LOCAL, [*records, record("adam", 0, 78.0, lr=0.5)]).sections[0].rows
+    assert [(row.competitor, row.precision) for row in rows] == [
+        ("adam (lr=0.1)", Precision.FP32),
+        ("adam (lr=0.3)", Precision.FP16),
+        ("adam (lr=0.5)", Precision.FP32),
+    ]

@@ -6,8 +6,9 @@ from support.records import FACTS, MADE_ON, record
 
 from apo_bench.records.events import CurvePoint
 from apo_bench.records.outcome import Reached
-from apo_bench.records.run import RunRecord, decode_record, encode, thinned
+from apo_bench.records.run import RunRecord, decode_record, encode
 from apo_bench.records.spec import RunSpec
+from apo_bench.store.scan import thinned
 
 
 def point(step: int) -> CurvePoint:
