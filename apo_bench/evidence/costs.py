@@ -1,10 +1,10 @@
-"""What the runs of a cell cost: by the probe that fits them, by their own clocks, and counted."""
+"""What the runs of a cell cost: by the probe that fits them, and by their own clocks."""
 
 import dataclasses
 
 from apo_bench.evidence.cells import Runs
 from apo_bench.evidence.step_costs import Probes, StepCost
-from apo_bench.records.facts import Cost
+from apo_bench.records.run import RunRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,30 +13,20 @@ class Costs:
 
     Attributes:
         probed: What a step costs by the probe; `None` without one that fits.
-        disagreeing: Runs whose mean step is not the one that was probed.
-        costs: Of the others and of these; none where 16 bit is emulated.
-        clocks: Of the others only, whose clock can be trusted.
-        counted: Of all runs, on whatever machine: operations and bytes that an optimizer keeps need no clock.
+        clocked: Runs on that machine whose clock can be trusted: their mean step is the one that was probed.
+        disagreeing: How many others there are on it.
     """
 
     probed: StepCost | None
+    clocked: tuple[RunRecord, ...]
     disagreeing: int
-    costs: tuple[Cost, ...]
-    clocks: tuple[Cost, ...]
-    counted: tuple[Cost, ...]
 
     @classmethod
     def of(cls, runs: Runs, probes: Probes) -> "Costs":
         """The costs of a cell."""
         probed = probed_cost(runs, probes)
-        trusted = [record for record in runs.timed if probed is None or not probed.disagrees(record)]
-        return cls(
-            probed=probed,
-            disagreeing=len(runs.timed) - len(trusted),
-            costs=tuple(record.cost for record in runs.timed if record.cost),
-            clocks=tuple(record.cost for record in trusted if record.cost),
-            counted=() if runs.is_emulated else tuple(record.cost for record in runs.results if record.cost),
-        )
+        trusted = tuple(record for record in runs.timed if probed is None or not probed.disagrees(record))
+        return cls(probed=probed, clocked=trusted, disagreeing=len(runs.timed) - len(trusted))
 
 
 def probed_cost(runs: Runs, probes: Probes) -> StepCost | None:

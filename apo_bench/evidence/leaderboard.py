@@ -7,25 +7,22 @@ what they chose is said beside the tables.
 """
 
 import dataclasses
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
 
 from apo_bench.evidence.cells import Cells, Installed, Made, Runs, cells
 from apo_bench.evidence.costs import Costs
-from apo_bench.evidence.intervals import Interval, mean_interval
 from apo_bench.evidence.names import name_cells
 from apo_bench.evidence.provenance import provenance
-from apo_bench.evidence.quantities import composed_seconds, periodic_share, steps_to_target
+from apo_bench.evidence.quantities import QUANTITIES, steps_to_target
 from apo_bench.evidence.reported import reported_value
 from apo_bench.evidence.rows import Leaderboard, Row, Section
 from apo_bench.evidence.step_costs import Probes
+from apo_bench.evidence.summary import Summary, contrast, pooled, summary
 from apo_bench.evidence.tuning import Tuned, searches_of, tune
-from apo_bench.numbers import mean
 from apo_bench.records.cell import REFERENCE, Cell, Conditions, Workload
-from apo_bench.records.facts import Direction, TaskFacts
-from apo_bench.records.outcome import Diverged, Reached, message_of
+from apo_bench.records.facts import Axis, Direction, TaskFacts
+from apo_bench.records.outcome import Diverged, message_of
 from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Role, RunRecord
 from apo_bench.records.spec import RunSpec, Scale
@@ -151,11 +148,14 @@ class _Board:
         references = _references(own)
         comparisons = max(1, len(own) - len(references))
         printed = _printed(own, facts) if self.held.scale is Scale.PAPER else {}
+        axis = _axis(own, facts)
         rows = []
         for runs in own:
             reference = references.get(runs.cell.conditions)
-            versus = None if reference is None or reference is runs else _difference(runs, reference, comparisons)
-            rows.append(_row(names[runs.cell], runs, versus, Costs.of(runs, self.probes), printed.get(runs.cell)))
+            is_other = reference is not None and reference is not runs
+            versus = _difference(runs, reference, axis, comparisons) if reference is not None and is_other else None
+            costs = Costs.of(runs, self.probes)
+            rows.append(_row(names[runs.cell], runs, versus, costs, printed.get(runs.cell), axis))
         sign = -1.0 if facts is None or facts.direction is Direction.MAXIMIZE else 1.0
 
         def order(row: Row) -> tuple[bool, bool, float]:
@@ -172,19 +172,26 @@ class _Board:
         )
 
 
-def _difference(runs: Runs, other: Runs, comparisons: int) -> Interval | None:
-    """Mean difference of test scores over the seeds that both have; `None` where there is nothing to compare.
+def _axis(cells: Iterable[Runs], facts: TaskFacts | None) -> Axis:
+    """How the scores of a table are compared: all alike, so a score that has no logarithm leaves none."""
+    axis = QUANTITIES["value"].on(facts).axis or Axis.LINEAR
+    return axis if all(value > 0 for runs in cells for value in runs.tests.values()) else Axis.LINEAR
+
+
+def _difference(runs: Runs, other: Runs, axis: Axis, comparisons: int) -> Summary | None:
+    """Test scores against another cell's, over the seeds that both have; `None` where there is nothing to compare.
 
     Args:
         runs: What is compared.
-        other: What is subtracted.
+        other: What it is compared with.
+        axis: By differences or by ratios.
         comparisons: How many such intervals are to hold together.
     """
     if not (runs.has_mean and other.has_mean and runs.is_comparable(other)):
         return None
-    differences = [runs.tests[seed] - other.tests[seed] for seed in sorted(runs.tests.keys() & other.tests.keys())]
-    are_numbers = all(map(math.isfinite, differences))  # one of two extremes may be larger than any
-    return mean_interval(differences, comparisons=comparisons) if differences and are_numbers else None
+    common = sorted(runs.tests.keys() & other.tests.keys())
+    pairs = [runs.tests[seed] for seed in common], [other.tests[seed] for seed in common]
+    return contrast(*pairs, axis, comparisons=comparisons)
 
 
 def _printed(cells: Sequence[Runs], facts: TaskFacts | None) -> dict[Cell, float | None]:
@@ -207,22 +214,23 @@ def _references(cells: Iterable[Runs]) -> dict[Conditions, Runs]:
     return {conditions: same[0] for conditions, same in found.items() if len(same) == 1}
 
 
-def _row(name: str, runs: Runs, versus: Interval | None, costs: Costs, printed: float | None) -> Row:
+def _row(name: str, runs: Runs, versus: Summary | None, costs: Costs, printed: float | None, axis: Axis) -> Row:
     results = runs.results
-    reached = [record for record in results if isinstance(record.outcome, Reached)]
-    all_reached = len(reached) == len(results)
-    to_target = {record.spec.seed: steps_to_target(record) for record in reached} if all_reached else {}
-    target_steps = _median(float(steps) for steps, _ in to_target.values())
-    timed = {record.spec.seed for record in runs.timed}
+    reached = [record for record in results if steps_to_target(record) is not None]
     averaged = results if runs.has_mean else ()
-    scores = list(runs.tests.values()) if runs.has_mean else []
-    losses = [record.curve[-1].train_loss for record in averaged if record.curve]
-    best = [record.scores.best_validation for record in averaged]
+    counted = () if runs.is_emulated else results
+
+    def one(name: str, records: Iterable[RunRecord]) -> float | None:
+        quantity = QUANTITIES[name]
+        return pooled(quantity, (quantity.extract(record, costs.probed) for record in records))
+
+    all_reached = reached if len(reached) == len(results) else ()
+    losses = [loss for record in averaged if (loss := QUANTITIES["train_loss"].extract(record, None)) is not None]
     return Row(
         competitor=name,
         precision=runs.cell.precision,
         emulated=runs.is_emulated,
-        score=mean_interval(scores) if scores else None,
+        score=summary(list(runs.tests.values()), axis) if runs.has_mean else None,
         versus_reference=versus,
         results=len(results),
         diverged=runs.diverged,
@@ -231,43 +239,24 @@ def _row(name: str, runs: Runs, versus: Interval | None, costs: Costs, printed: 
         failed=len(runs.records) - len(results),
         skipped_steps=sum(record.cost.skipped_steps for record in results if record.cost),
         planned=runs.planned,
-        best_validation=_mean(best),
-        train_loss=mean_interval(losses) if losses else None,
+        best_validation=one("best_validation_value", averaged),
+        train_loss=summary(losses, Axis.LOG),
         epochs=runs.cell.budget.epochs,
-        step_ms=_median(cost.step_ms for cost in costs.clocks),
-        train_seconds=_median(cost.train_seconds for cost in costs.clocks),
+        step_ms=one("step_ms", costs.clocked),
+        train_seconds=one("train_seconds", costs.clocked),
         disagreeing=costs.disagreeing,
         step=costs.probed,
         reached=len(reached),
-        steps_to_target=target_steps,
-        target_seconds=_median(seconds for seed, (_, seconds) in to_target.items() if seed in timed),
-        composed_target_seconds=(
-            None if target_steps is None or costs.probed is None else composed_seconds(target_steps, costs.probed)
-        ),
-        peak_memory_bytes=_largest(cost.peak_memory_bytes for cost in costs.costs),
-        state_bytes=_largest(cost.state_bytes for cost in costs.counted),
-        overhead=_median(map(periodic_share, costs.clocks)),
-        flops_per_step=_median(cost.flops_per_step for cost in costs.counted),
+        steps_to_target=one("steps_to_target", all_reached),
+        target_seconds=one("seconds_to_target", [record for record in all_reached if record in runs.timed]),
+        composed_target_seconds=one("composed_seconds_to_target", all_reached),
+        peak_memory_bytes=one("peak_memory_bytes", runs.timed),
+        state_bytes=one("state_bytes", counted),
+        overhead=one("overhead", costs.clocked),
+        flops_per_step=one("flops_per_step", counted),
         reported=printed,
         is_outdated=runs.made is Made.OTHER,
     )
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    """Median of what is known."""
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of what is known."""
-    known = [value for value in values if value is not None]
-    return mean(known) if known else None
-
-
-def _largest(values: Iterable[int | None]) -> int | None:
-    """The largest of what is known."""
-    return max((value for value in values if value is not None), default=None)
 
 
 def _machine(record: RunRecord) -> str:

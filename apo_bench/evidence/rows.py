@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from apo_bench.evidence.intervals import Interval
 from apo_bench.evidence.step_costs import StepCost
+from apo_bench.evidence.summary import Summary
 from apo_bench.evidence.tuning import Tuned
 from apo_bench.records.facts import TaskFacts
 from apo_bench.records.spec import Device, Precision, Scale
@@ -19,7 +19,8 @@ class Row:
         emulated: Whether 16-bit arithmetic was emulated; its costs then say nothing and are `None`.
         score: Test score over seeds; `None` when a run diverged, its metric is undefined or the optimizer raised in it,
             or when none is finished.
-        versus_reference: Paired difference to the reference, simultaneous within the task.
+        versus_reference: Paired difference to the reference, or ratio to it on a logarithmic axis; simultaneous within
+            the task.
         results: Runs with a result, diverged ones included.
         diverged: Runs that diverged.
         raised: Runs in which the optimizer raised.
@@ -51,8 +52,8 @@ class Row:
     competitor: str
     precision: Precision
     emulated: bool
-    score: Interval | None
-    versus_reference: Interval | None
+    score: Summary | None
+    versus_reference: Summary | None
     results: int
     diverged: int
     raised: int
@@ -60,7 +61,7 @@ class Row:
     skipped_steps: int
     planned: int | None
     best_validation: float | None
-    train_loss: Interval | None
+    train_loss: Summary | None
     epochs: float
     step_ms: float | None
     train_seconds: float | None
@@ -70,8 +71,8 @@ class Row:
     steps_to_target: float | None
     target_seconds: float | None
     composed_target_seconds: float | None
-    peak_memory_bytes: int | None
-    state_bytes: int | None
+    peak_memory_bytes: float | None
+    state_bytes: float | None
     overhead: float | None
     flops_per_step: float | None
     reported: float | None = None

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from apo_bench.evidence.cells import Cells, Runs, cells
 from apo_bench.evidence.costs import probed_cost
-from apo_bench.evidence.quantities import is_emulated, state_by_purpose
+from apo_bench.evidence.quantities import QUANTITIES, is_emulated, state_by_purpose
 from apo_bench.evidence.step_costs import Probes
 from apo_bench.evidence.tuning import in_order
 from apo_bench.records.facts import Direction
@@ -74,13 +74,12 @@ def _seed(record: RunRecord) -> SeedSnapshot:
     step = record.outcome.step if isinstance(record.outcome, Diverged) else None
     if cost is None or is_emulated(record):
         return SeedSnapshot(validation=record.scores.validation, diverged_step=step, emulated=cost is not None)
+    exact = {quantity.name: quantity.extract(record, None) for quantity in QUANTITIES.values() if quantity.exact}
     return SeedSnapshot(
-        validation=record.scores.validation,
+        validation=QUANTITIES["validation_value"].extract(record, None),
         diverged_step=step,
-        flops_per_step=cost.flops_per_step,
-        operator_calls_per_step=cost.operator_calls_per_step,
         not_counted=cost.not_counted,
-        state_bytes=cost.state_bytes,
+        **exact,  # type: ignore[arg-type] # counts are whole numbers
         state_by_purpose=state_by_purpose(cost),
     )
 

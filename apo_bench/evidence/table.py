@@ -7,11 +7,11 @@ import msgspec
 import pandas as pd
 
 from apo_bench.evidence.cells import Installed, is_installed
-from apo_bench.evidence.quantities import MODEL_PURPOSES, PHASES, composed_seconds, phase_share, steps_to_target
+from apo_bench.evidence.quantities import MODEL_PURPOSES, PHASES, values_of
 from apo_bench.evidence.rows import Leaderboard
 from apo_bench.evidence.step_costs import Probes
 from apo_bench.records.facts import Cost
-from apo_bench.records.outcome import Reached, message_of
+from apo_bench.records.outcome import message_of
 from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Fingerprint, RunRecord
 from apo_bench.records.spec import Scalar
@@ -59,6 +59,7 @@ COLUMNS = (
     "eval_seconds",
     "data_seconds",
     *(f"{phase}_seconds" for phase in PHASES),
+    "overhead",
     "meta_overhead",
     "step_ms",
     "probe_step_ms",
@@ -102,9 +103,10 @@ hyperparameter that any of the runs has.
 where that cannot be told).
 
 ``train_loss`` is the last point of the training curve: the mean over the steps since the point before it; of a diverged
-run, the last finite one. ``meta_overhead`` is the share of the training clock that meta-updates took in this run;
-``step_ratio`` the probed step over SGDm's, with the ends of its 95 % interval; ``periodic_overhead`` what work at
-intervals (meta-updates, curvature, inverses) adds to a plain step of the same optimizer, as a share of it, by probe.
+run, the last finite one. ``overhead`` is the share of the training clock that curvature, inverses and meta-updates
+took, ``meta_overhead`` that of meta-updates only. ``step_ratio`` is the probed step over SGDm's, with the ends of its
+95 % interval; ``periodic_overhead`` what work at intervals adds to a plain step of the same optimizer, as a share of
+it, by probe.
 ``seconds_to_target`` is the run's own clock, ``composed_seconds_to_target`` the steps times the probed step. Costs of
 emulated 16 bit are those of the emulation.
 """
@@ -135,7 +137,7 @@ def run_table(
     steps = Probes(probes)
     records = list(records)
     present = _Present(code)
-    rows = [_row(record) | _probed(record, steps) | {"is_installed_code": present(record)} for record in records]
+    rows = [_row(record) | _measured(record, steps) | {"is_installed_code": present(record)} for record in records]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     booleans = ("dirty", "agrees_with_probe", "is_installed_code")
     frame = frame.astype(dict.fromkeys(_INTEGERS, "Int64") | dict.fromkeys(booleans, "boolean"))
@@ -195,9 +197,6 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "seed": spec.seed,
         "outcome": msgspec.to_builtins(record.outcome)["type"],
         "message": message_of(record.outcome),
-        "value": record.scores.test,
-        "validation_value": record.scores.validation,
-        "best_validation_value": record.scores.best_validation,
         "epochs": spec.budget.epochs,
         "continued": record.continued,
         "device": str(spec.device),
@@ -206,8 +205,6 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "role": str(record.role),
     }
     row |= {f"code_{part}": getattr(record.fingerprint, part) for part in _CODE}
-    if record.curve:
-        row["train_loss"] = record.curve[-1].train_loss
     if record.task:
         row |= {
             "model": record.task.model,
@@ -241,27 +238,20 @@ def _costs(cost: Cost) -> dict[str, Any]:
         row["clock_mhz_low"], row["clock_mhz_high"] = cost.clock_mhz
     if cost.phases:
         row |= {f"{phase}_seconds": cost.phases.get(phase, 0.0) for phase in PHASES}
-        row["meta_overhead"] = phase_share(cost, "meta")
     return row
 
 
-def _probed(record: RunRecord, probes: Probes) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    if isinstance(record.outcome, Reached):
-        row["steps_to_target"], row["seconds_to_target"] = steps_to_target(record)
-    cost = probes.find(record) if record.is_result else None
-    if cost is not None:
+def _measured(record: RunRecord, probes: Probes) -> dict[str, Any]:
+    """The quantities of a run, and what the probe says beside them."""
+    step = probes.find(record) if record.is_result else None
+    row: dict[str, Any] = dict(values_of(record, step))
+    if step is not None:
         row |= {
-            "probe_step_ms": cost.milliseconds,
-            "step_ratio": cost.ratio,
-            "step_ratio_low": cost.low,
-            "step_ratio_high": cost.high,
-            "periodic_overhead": cost.periodic_overhead,
-            "probe_doubts": "; ".join(cost.flags) or None,
-            "agrees_with_probe": not cost.disagrees(record),
+            "step_ratio_low": step.low,
+            "step_ratio_high": step.high,
+            "probe_doubts": "; ".join(step.flags) or None,
+            "agrees_with_probe": not step.disagrees(record),
         }
-        if "steps_to_target" in row:
-            row["composed_seconds_to_target"] = composed_seconds(row["steps_to_target"], cost)
     return row
 
 
@@ -274,6 +264,9 @@ def flat_rows(board: Leaderboard) -> list[dict[str, Any]]:
             "precision": str(row.precision),
             "score": row.score.mean if row.score else None,
             "half_width": row.score.half_width if row.score else None,
+            "factor": row.score.factor if row.score else None,
+            "versus_reference": row.versus_reference.mean if row.versus_reference else None,
+            "axis": str(row.score.axis) if row.score else None,
             "n": row.results,
             "diverged": row.diverged,
             "raised": row.raised,

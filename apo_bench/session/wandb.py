@@ -23,6 +23,7 @@ import msgspec
 from apo_bench import say
 from apo_bench.errors import StoreError, UsageError
 from apo_bench.evidence.leaderboard import leaderboard
+from apo_bench.evidence.quantities import values_of
 from apo_bench.evidence.table import flat_rows
 from apo_bench.files import looked_at, write_durably
 from apo_bench.planning.installed import InstalledCode
@@ -348,6 +349,7 @@ class _Mirror:
         summary |= {name: value for name, value in msgspec.to_builtins(record.scores).items() if value is not None}
         if record.cost:
             summary |= msgspec.to_builtins(record.cost)
+        summary |= values_of(record)
         self._run.summary.update(as_metrics(summary))
         self._run.finish(exit_code=0 if record.is_result else 1)
 
