@@ -1,6 +1,9 @@
 """What is compared: which competitors meet on which tasks, in which precisions, with which budget."""
 
+from collections import Counter
+
 from apo_bench.errors import UsageError
+from apo_bench.records.contrast import Contrast
 from apo_bench.records.schedules import Constant, Schedule
 from apo_bench.records.spec import Frozen, Precision, Scalar, Scale
 
@@ -60,7 +63,8 @@ class TaskEntry(Frozen, frozen=True):
 class Suite(Frozen, frozen=True):
     """Which competitors meet on which tasks and in which precisions, at one scale.
 
-    ``tuning_seed`` is where the grids of competitors are tried; no task may report on it.
+    ``tuning_seed`` is where the grids of competitors are tried; no task may report on it. ``contrasts`` are the
+    questions that the suite is run for.
     """
 
     name: str
@@ -70,13 +74,17 @@ class Suite(Frozen, frozen=True):
     optimizers: tuple[OptimizerEntry, ...]
     precisions: tuple[Precision, ...]
     tuning_seed: int = TUNING_SEED
+    contrasts: tuple[Contrast, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse to report where settings are chosen.
+        """Refuse to report where settings are chosen, and two questions of one name.
 
         Raises:
-            UsageError: The tuning seed is among the seeds of a task.
+            UsageError: The tuning seed is among the seeds of a task, or two contrasts have one name.
         """
+        repeated = [name for name, count in Counter(one.name for one in self.contrasts).items() if count > 1]
+        if repeated:
+            raise UsageError(f"suite {self.name!r} declares two contrasts {repeated[0]!r}; give each its own name")
         if any(self.tuning_seed in entry.seeds for entry in self.tasks):
             raise UsageError(
                 f"seed {self.tuning_seed} is the tuning seed of suite {self.name!r}, on which settings are chosen and "

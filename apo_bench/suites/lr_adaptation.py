@@ -7,10 +7,11 @@ choice stands in `BEST` (``reports/lr-adaptation-local/tuning.csv``). Scale ``sm
 optimizer tries two, as a check of the machinery.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from apo_bench.records.contrast import Contrast, Selector
 from apo_bench.records.schedules import Step
 from apo_bench.records.spec import Precision, Scalar, Scale
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
@@ -63,6 +64,28 @@ def _e8(task: str, epochs: float, seeds: tuple[int, ...], grid: Mapping[str, tup
     return TaskEntry(task=task, epochs=epochs, seeds=seeds, optimizers=competitors)
 
 
+def _questions(tasks: Sequence[TaskEntry]) -> Iterator[Contrast]:
+    """APO-LR against the best fixed rate, by the training loss in E7, and against step decay."""
+    has_decay = {entry.task: any(isinstance(one.schedule, Step) for one in entry.optimizers) for entry in tasks}
+    e7, e8 = (tuple(task for task, decays in has_decay.items() if decays is kind) for kind in (False, True))
+    for base in _ALL:
+        apo, fixed = Selector(optimizer=f"apo-lr-{base}"), Selector(optimizer=base, schedule="constant")
+        decayed = Selector(optimizer=base, schedule="step")
+        if base in _TWO:
+            yield Contrast(
+                name=f"apo-lr-{base} against the best fixed rate, training loss", left=apo, right=fixed,
+                quantity="train_loss", family="fixed rate", tasks=e7,
+            )  # fmt: skip
+        yield Contrast(
+            name=f"apo-lr-{base} against the best fixed rate", left=apo, right=fixed, family="fixed rate", tasks=e8
+        )
+        yield Contrast(name=f"apo-lr-{base} against step decay", left=apo, right=decayed, family="schedule", tasks=e8)
+        yield Contrast(
+            name=f"step decay against the best fixed rate, {base}", left=decayed, right=fixed, family="sensitivity",
+            tasks=e8,
+        )  # fmt: skip
+
+
 def lr_adaptation(scale: Scale) -> Suite:
     """Learning-rate adaptation: APO-LR against the best fixed rate and against step decay."""
     lenet, mlp = "fashion-mnist-20k.lenet", "fashion-mnist-20k.mlp-1000"
@@ -82,4 +105,5 @@ def lr_adaptation(scale: Scale) -> Suite:
         tasks=tuple(tasks),
         optimizers=(),
         precisions=(Precision.FP32, Precision.FP16) if scale is Scale.SMOKE else (Precision.FP32,),
+        contrasts=tuple(_questions(tasks)),
     )

@@ -5,7 +5,7 @@ Nothing has been tuned for it yet: competitors have their declared defaults, cho
 
 from apo_bench.records.spec import Precision, Scale
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
-from apo_bench.suites.regression import COMPETITORS
+from apo_bench.suites.regression import COMPETITORS, CONTRASTS
 
 
 def reconstruction(scale: Scale) -> Suite:
@@ -30,4 +30,5 @@ def reconstruction(scale: Scale) -> Suite:
         tasks=tasks,
         optimizers=tuple(OptimizerEntry(optimizer=name, overrides={"weight_decay": 0.0}) for name in COMPETITORS),
         precisions=precisions,
+        contrasts=CONTRASTS,
     )

@@ -6,11 +6,13 @@ there each competitor has the best of 8 trials on validation data (``reports/reg
 scale ``paper`` the linear map, which is the same, has those too, and nothing else is tuned.
 """
 
+from apo_bench.records.contrast import against
 from apo_bench.records.spec import Precision, Scalar, Scale
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 
 COMPETITORS = ("sgdm", "adam", "soap", "kfac", "ekfac", "apo-p")
 """The paper's, with SOAP in place of Shampoo, whose successor it is, and EKFAC."""
+CONTRASTS = (*against("sgdm", *COMPETITORS[1:]), *against("apo-p", "kfac", family="second order"))
 LINEAR_STEPS = 5000
 """Full-batch steps of E1: APO-P updates its preconditioner 500 times in them."""
 
@@ -76,4 +78,5 @@ def regression(scale: Scale) -> Suite:
         tasks=tasks,
         optimizers=tuple(OptimizerEntry(optimizer=name, overrides={"weight_decay": 0.0}) for name in COMPETITORS),
         precisions=precisions,
+        contrasts=CONTRASTS,
     )
