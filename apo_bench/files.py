@@ -20,6 +20,9 @@ CHECKPOINT = "checkpoint.safetensors"
 """Written by a run in its folder; the store knows by it a run that can be continued."""
 
 
+_BLOCK = 2**20
+
+
 class NoLocksError(OSError):
     """The file system has no locks that the kernel releases when their holder dies."""
 
@@ -31,7 +34,7 @@ NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSY
 class NotRegularError(OSError):
     """What lies where a file is expected is none, is a link, or is too large."""
 
-    def __init__(self, reason: str, path: Path) -> None:
+    def __init__(self, reason: str, path: Path | str) -> None:
         super().__init__(errno.EINVAL, reason, str(path))
 
 
@@ -59,15 +62,21 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(_descriptor(path, os.O_RDONLY), "rb")
 
 
-def read_regular(path: Path, most: int) -> bytes:
+def read_regular(path: Path | str, most: int) -> bytes:
     """Read a regular file of at most ``most`` bytes.
 
     Raises:
         NotRegularError: It is none, or larger.
         OSError: It is not there, or cannot be read.
     """
-    with open_regular(path) as file:
-        data = file.read(most + 1)
+    descriptor = _descriptor(path, os.O_RDONLY)
+    try:
+        # a buffer of its size, not of what is allowed: that would be 64 MiB for a record of 4 KiB
+        data = os.read(descriptor, min(os.fstat(descriptor).st_size, most) + 1)
+        while len(data) <= most and (more := os.read(descriptor, _BLOCK)):
+            data += more
+    finally:
+        os.close(descriptor)
     if len(data) > most:
         raise NotRegularError(f"larger than {most:,} bytes", path)
     return data
@@ -106,7 +115,7 @@ def open_to_append(path: Path) -> io.FileIO:
     return io.FileIO(descriptor, "a")
 
 
-def _descriptor(path: Path, flags: int) -> int:
+def _descriptor(path: Path | str, flags: int) -> int:
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     except OSError as error:

@@ -13,9 +13,11 @@ from apo_bench.errors import UsageError, shown
 from apo_bench.say import say, show, show_json, warn
 
 if TYPE_CHECKING:
+    from apo_bench.evidence.cells import Cells
     from apo_bench.evidence.check import Quantity, Tolerances
     from apo_bench.records.run import RunRecord
     from apo_bench.records.snapshot import Snapshot
+    from apo_bench.records.spec import Scale
     from apo_bench.store.scan import Scan
 
 
@@ -63,29 +65,30 @@ def call(options: argparse.Namespace) -> int:
     if options.save is not None:
         if options.suite is None:
             raise UsageError("--save needs --suite NAME")
-        scan = Store(options.store).scan()
+        scan = Store(options.store).scan(curves=False)
         warn_of_unreadable(scan)
         return _save(options, scan)
     before = _read(options.baseline)
     _check_suite(options, before)
-    scan = Store(options.store).scan()
+    scan = Store(options.store).scan(curves=False)
     warn_of_unreadable(scan)
     return _compare(options, before, scan, held, tolerances)
 
 
 def _save(options: argparse.Namespace, scan: "Scan") -> int:
-    from apo_bench.evidence.snapshot import snapshot_of
+    from apo_bench.evidence.snapshot import snapshot_of_cells
     from apo_bench.records.snapshot import encode_snapshot
 
     scales = scan.scales(options.suite)
     if options.scale is None and len(scales) > 1:
         raise UsageError(f"{options.store} holds {options.suite!r} at {', '.join(scales)}; give --scale")
     scale = chosen_scale(options, scan)
-    own, destination = scan.of(options.suite, scale), options.save.absolute()  # before a plugin changes the folder
-    for record in own:
+    destination = options.save.absolute()  # before a plugin changes the folder
+    held = _current(scan.of(options.suite, scale), options.suite, scale)
+    for record in held.reported:
         if not record.is_result:
             warn(f"{record.spec.title} has no result and is left out; run the suite again")
-    made = snapshot_of(options.suite, scale, _current(own, scan), scan.probes)
+    made = snapshot_of_cells(held, scan.probes)
     if not made.cells:
         raise UsageError(f"nothing to save: no result of {options.suite!r} at scale {str(scale)!r} in {options.store}")
     write(destination, encode_snapshot(made), option="--save")
@@ -102,11 +105,11 @@ def _compare(
     tolerances: "Tolerances",
 ) -> int:
     from apo_bench.evidence.check import check
-    from apo_bench.evidence.snapshot import snapshot_of
+    from apo_bench.evidence.snapshot import snapshot_of_cells
     from apo_bench.render.check import check_markdown, check_text
 
     page = options.output and options.output.absolute()  # before a plugin changes the folder
-    now = snapshot_of(before.suite, before.scale, _current(scan.of(before.suite, before.scale), scan), scan.probes)
+    now = snapshot_of_cells(_current(scan.of(before.suite, before.scale), before.suite, before.scale), scan.probes)
     findings = check(before, now, held, tolerances)
     name = options.baseline.name
     holds = not any(finding.verdict.fails for finding in findings)
@@ -122,18 +125,21 @@ def _compare(
     return 0 if holds else 1
 
 
-def _current(records: "Iterable[RunRecord]", scan: "Scan") -> "list[RunRecord]":
-    """The results that `run` would reuse today; says what is left out."""
-    from apo_bench.planning.reuse import Sources, current
+def _current(records: "Iterable[RunRecord]", suite: str, scale: "Scale") -> "Cells":
+    """The cells whose results `run` would reuse today; says what is left out."""
+    from apo_bench.evidence.cells import Made, cells
+    from apo_bench.planning.reuse import Sources
     from apo_bench.plugins.registry import optimizers, tasks
 
     sources = Sources(tasks(), optimizers())
-    kept, others = current(records, sources, scan)
+    held = cells(records, suite, scale, code=sources.fingerprint)
     for line in sources.missing.values():
         warn(line)
+    kept = tuple(runs for runs in held.cells if runs.made is Made.INSTALLED)
+    others = sum(len(runs.results) for runs in held.cells if runs not in kept) + sum(one.left_out for one in held.cells)
     if others:
         warn(f"{others} results from a different version of the code or the data are ignored")
-    return kept
+    return dataclasses.replace(held, cells=kept)
 
 
 _MOST_BYTES = 2**26

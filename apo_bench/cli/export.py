@@ -2,10 +2,10 @@
 
 import argparse
 
-from apo_bench.cli.options import add_store, warn_of_unreadable, write
+from apo_bench.cli.options import add_store, installed_code, warn_of_unreadable, write
 from apo_bench.cli.values import path_of
 from apo_bench.errors import UsageError, did_you_mean, shown
-from apo_bench.say import pour, say
+from apo_bench.say import pour, say, warn
 
 HELP = "one row a run, as CSV, JSON Lines or Parquet"
 _FORMATS = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet"}
@@ -27,17 +27,21 @@ def call(options: argparse.Namespace) -> int:
     if form == "parquet" and options.output is None:
         raise UsageError("Parquet is not text; name a file with --output")
 
+    from apo_bench.evidence.cells import cells
     from apo_bench.evidence.table import run_table
     from apo_bench.render.table import encode_table
     from apo_bench.store.store import Store
 
-    scan = Store(options.store).scan()
+    scan = Store(options.store).scan(curves=False)
     warn_of_unreadable(scan)
-    if options.suite is None:
-        records = list(scan.newest().values())
-    else:
-        records = [record for scale in scan.scales(options.suite) for record in scan.of(options.suite, scale)]
-    data = encode_table(run_table(records, scan.probes), form)
+    suites = scan.suites if options.suite is None else [(options.suite, scale) for scale in scan.scales(options.suite)]
+    code = installed_code()
+    held = [cells(scan.of(suite, scale), suite, scale, code=code) for suite, scale in suites]
+    for left_out in filter(None, (one.left_out for one in held)):
+        warn(f"{left_out} runs of another version of the code, or of other data, than the rest of their cells left out")
+    rows = {record.run_id: record for one in held for record in one.records} if options.suite is None else None
+    records = list(rows.values()) if rows is not None else [record for one in held for record in one.records]
+    data = encode_table(run_table(records, scan.probes, code), form)
     if options.output is None:
         pour(data.decode())
     else:

@@ -9,6 +9,7 @@ from apo_bench.errors import StoreError, UsageError, did_you_mean, shown
 from apo_bench.say import warn
 
 if TYPE_CHECKING:
+    from apo_bench.planning.installed import InstalledCode
     from apo_bench.records.spec import Device, Scale
     from apo_bench.store.scan import Scan, Unreadable
     from apo_bench.store.store import Store
@@ -52,6 +53,14 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda; by default cuda where there is one")
     parser.add_argument("--compile", action="store_true", help="run models through torch.compile")
+
+
+def installed_code() -> "InstalledCode":
+    """Which code is installed, for commands that read: they import no plugin."""
+    from apo_bench.planning.installed import InstalledCode
+    from apo_bench.plugins.registry import optimizers, tasks
+
+    return InstalledCode(tasks(), optimizers())
 
 
 def check_device(options: argparse.Namespace) -> None:

@@ -41,22 +41,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Print or write the page."""
-    from apo_bench.evidence.leaderboard import leaderboard
+    from apo_bench.cli.options import installed_code
+    from apo_bench.evidence.cells import cells
+    from apo_bench.evidence.leaderboard import leaderboard_of
     from apo_bench.render.leaderboard import leaderboard_markdown, leaderboard_text
     from apo_bench.store.store import Store
 
-    scan = Store(options.store).scan()
+    scan = Store(options.store).scan(curves=options.figures is not None)
     warn_of_unreadable(scan)
     scale = chosen_scale(options, scan)
-    records = scan.of(options.suite, scale)
-    board = leaderboard(options.suite, scale, records, scan.probes)
+    held = cells(scan.of(options.suite, scale), options.suite, scale, code=installed_code())
+    board = leaderboard_of(held, scan.probes)
     if options.output is None:
         show(leaderboard_text(board) if sys.stdout.isatty() else leaderboard_markdown(board))
     else:
         write(options.output, leaderboard_markdown(board).encode())
         say(options.output)
     if options.figures is not None:
-        for path in _draw(options, scale, records):
+        for path in _draw(options, scale, held.reported):
             (note if options.output is None else say)(path)
     return 0
 

@@ -92,7 +92,7 @@ def call(options: argparse.Namespace) -> int:
     # whatever is wrong so far was told before torch is imported
     store = None if options.plan else Store(options.store, create=True)
     held = store or (Store(options.store) if (options.store / "runs").is_dir() else None)
-    scan = held.scan() if held else Scan({}, ())
+    scan = held.scan(curves=False) if held else Scan({}, ())
     if store:
         set_damaged_aside(store, scan)
         start_fork_server()
@@ -131,8 +131,8 @@ def call(options: argparse.Namespace) -> int:
         wandb=options.wandb,
         output_is_data=options.json,
     )
-    live = LiveLeaderboard(store, planned, scan.probes)
-    session = RunSession(settings, store, live, lambda: look(store.scan(), after_tuning=True))
+    live = LiveLeaderboard(store, planned, scan)
+    session = RunSession(settings, store, live, lambda: look(store.scan(curves=False), after_tuning=True))
     try:
         status = session.carry_out(planned)
     except OSError as error:

@@ -29,7 +29,7 @@ def call(options: argparse.Namespace) -> int:
     from apo_bench.store.store import Store
 
     store = Store(options.store)
-    scan = store.scan()
+    scan = store.scan(curves=False)
     warn_of_unreadable(scan)
     suites = _suites(scan)
     flight = store.in_flight()

@@ -8,14 +8,17 @@ most. A run that diverges where it did not is worse without any statistics. What
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 
-from apo_bench.evidence.intervals import CONFIDENCE, mean_interval
+from apo_bench.evidence.intervals import CONFIDENCE
+from apo_bench.evidence.quantities import QUANTITIES, axis_of_name
 from apo_bench.evidence.snapshot import FEWEST_PROCESSES
+from apo_bench.evidence.summary import contrast
 from apo_bench.numbers import mean
-from apo_bench.records.cell import REFERENCE
-from apo_bench.records.facts import Direction
+from apo_bench.records.cell import REFERENCE, Contender
+from apo_bench.records.facts import Axis, Direction
 from apo_bench.records.snapshot import CellSnapshot, SeedSnapshot, Snapshot
 
 FEWEST_SEEDS = 3
@@ -38,10 +41,10 @@ class Quantity(StrEnum):
 
 
 _TITLES = {
-    Quantity.FLOPS: "FLOPs of a step",
-    Quantity.CALLS: "operator calls of a step",
-    Quantity.STATE: "bytes of state",
-    Quantity.QUALITY: "validation",
+    Quantity.FLOPS: QUANTITIES["flops_per_step"].title,
+    Quantity.CALLS: QUANTITIES["operator_calls_per_step"].title,
+    Quantity.STATE: QUANTITIES["state_bytes"].title,
+    Quantity.QUALITY: QUANTITIES["validation_value"].title,
     Quantity.STEP: f"step / {REFERENCE}",
 }
 
@@ -158,26 +161,26 @@ def _matched(
     before: Sequence[CellSnapshot], now: Sequence[CellSnapshot]
 ) -> tuple[list[tuple[CellSnapshot, CellSnapshot]], list[CellSnapshot], list[CellSnapshot]]:
     """Pairs of cells, those that only the baseline has, and the new ones."""
+    left: dict[Contender, list[CellSnapshot]] = defaultdict(list)
+    for own in now:
+        left[own.cell.contender].append(own)
     pairs = []
-    left = list(now)
-    unmatched = []
+    unmatched: dict[Contender, list[CellSnapshot]] = defaultdict(list)
     for old in before:
-        same = [own for own in left if own.cell.contender == old.cell.contender and own.optimizer == old.optimizer]
-        if same:
-            pairs.append((old, same[0]))
-            left.remove(same[0])
+        contender = old.cell.contender
+        same = next((own for own in left[contender] if own.optimizer == old.optimizer), None)
+        if same is None:
+            unmatched[contender].append(old)
         else:
-            unmatched.append(old)
+            pairs.append((old, same))
+            left[contender].remove(same)
     missing = []
-    for old in unmatched:
-        rivals = [other for other in unmatched if other.cell.contender == old.cell.contender]
-        same = [own for own in left if own.cell.contender == old.cell.contender]
-        if len(rivals) == len(same) == 1:
-            pairs.append((old, same[0]))
-            left.remove(same[0])
+    for contender, rivals in unmatched.items():
+        if len(rivals) == len(left[contender]) == 1:
+            pairs.append((rivals[0], left[contender].pop()))
         else:
-            missing.append(old)
-    return pairs, missing, left
+            missing += rivals
+    return pairs, missing, [own for cells in left.values() for own in cells]
 
 
 def _changes(old: CellSnapshot, own: CellSnapshot) -> str:
@@ -294,33 +297,38 @@ def _quality(old: CellSnapshot, own: CellSnapshot, judged: int, tolerance: float
         return Finding(own.cell.title, quantity, same, before, now, _no_longer(saved))
     if saved and len(pairs) < FEWEST_SEEDS:
         return Finding(own.cell.title, quantity, Verdict.BETTER, before, now, _no_longer(saved))
-    verdict, said = _difference(pairs, own.direction, judged, tolerance)
+    verdict, said = _difference(pairs, own, judged, tolerance)
     if saved and verdict is Verdict.HOLDS:
         verdict = Verdict.BETTER
     return Finding(own.cell.title, quantity, verdict, before, now, "; ".join(filter(None, [said, _no_longer(saved)])))
 
 
 def _difference(
-    pairs: Sequence[tuple[float, float]], direction: Direction, judged: int, tolerance: float
+    pairs: Sequence[tuple[float, float]], own: CellSnapshot, judged: int, tolerance: float
 ) -> tuple[Verdict, str]:
-    """Judge paired differences, and say them."""
+    """Judge paired differences, and say them: of logarithms for a metric on such an axis, unless a tolerance is given.
+
+    A tolerance has the metric's own unit, and so have the differences that it is held against.
+    """
     if len(pairs) < FEWEST_SEEDS:
         return Verdict.UNJUDGED, f"n = {len(pairs)}; a difference is judged from {FEWEST_SEEDS} seeds on"
-    sign = -1.0 if direction is Direction.MAXIMIZE else 1.0
-    differences = [sign * (became - was) for was, became in pairs]
-    if not all(map(math.isfinite, differences)):
+    axis = Axis.LINEAR if tolerance else axis_of_name(own.metric)
+    found = contrast([now for _, now in pairs], [was for was, _ in pairs], axis, comparisons=judged)
+    if found is None:
         return Verdict.UNJUDGED, "a difference is larger than any number"
-    worsened = mean_interval(differences, comparisons=judged)
-    change, half = f"{sign * worsened.mean:+.3g}", worsened.half_width
+    sign = -1.0 if own.direction is Direction.MAXIMIZE else 1.0
+    worsened, half = sign * found.interval.mean, found.interval.half_width
+    change = f"× {found.mean:.3g}" if found.axis is Axis.LOG else f"{found.mean:+.3g}"
     if not half:
         return Verdict.UNJUDGED, f"{change} for each of {len(pairs)} seeds: equal differences show no spread"
-    if worsened.mean - half > tolerance:
+    if worsened - half > tolerance:
         verdict = Verdict.WORSE
-    elif worsened.mean + half < 0:
+    elif worsened + half < 0:
         verdict = Verdict.BETTER
     else:
         verdict = Verdict.HOLDS
-    return verdict, f"{change} ± {half:.2g}, n = {len(pairs)}"
+    spread = f"± {half:.2g}" if found.factor is None else f"×/÷ {found.factor:.3g}"
+    return verdict, f"{change} {spread}, n = {len(pairs)}"
 
 
 def _no_longer(seeds: Sequence[int]) -> str:

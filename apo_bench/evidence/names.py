@@ -16,27 +16,29 @@ def competitor_names(runs: Iterable[RunSpec]) -> dict[str, str]:
 
 
 def name_cells(cells: Iterable[Cell]) -> dict[Cell, str]:
-    """Name competitors; where an optimizer appears with several settings, append what differs.
+    """Name competitors, each alike in all precisions; where an optimizer has several settings, append what differs.
 
+    What differs between precisions only, as a default that an optimizer declares for one of them, is no part of a name.
     With three settings or more, the one value that is more common than any other goes without saying: an ablation's
     rows name the one thing that they vary.
     """
-    groups: dict[tuple[str, Precision], list[Cell]] = defaultdict(list)
+    groups: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
-        groups[cell.optimizer.name, cell.precision].append(cell)
+        groups[cell.optimizer.name].append(cell)
     names = {}
-    for (optimizer, _), same in groups.items():
+    for optimizer, same in groups.items():
+        settings = {cell.optimizer: None for cell in same}
         values: dict[str, Counter[Scalar]] = defaultdict(Counter)
-        for cell in same:
-            for name, value in cell.optimizer.hyperparameters.items():
+        for setting in settings:
+            for name, value in setting.hyperparameters.items():
                 values[name][value] += 1
-        usual = {name: _most_common(counts) for name, counts in values.items() if len(same) > 2}  # noqa: PLR2004
-        schedules = {cell.optimizer.schedule for cell in same}
+        usual = {name: _most_common(counts) for name, counts in values.items() if len(settings) > 2}  # noqa: PLR2004
+        varied, schedules = _varied(same)
         for cell in same:
             differing = [
                 f"{name}={value}"
                 for name, value in sorted(cell.optimizer.hyperparameters.items())
-                if len(values[name]) > 1 and (usual.get(name) is None or usual[name] != (value,))
+                if name in varied and (usual.get(name) is None or usual[name] != (value,))
             ]
             if len(schedules) > 1:
                 differing.append(_schedule_name(cell.optimizer.schedule, schedules))
@@ -44,6 +46,19 @@ def name_cells(cells: Iterable[Cell]) -> dict[Cell, str]:
                 differing.append("compiled")
             names[cell] = f"{optimizer} ({', '.join(differing)})" if differing else optimizer
     return names
+
+
+def _varied(cells: Iterable[Cell]) -> tuple[set[str], set[Schedule]]:
+    """Hyperparameters with several values within one precision; and all schedules, where one has several."""
+    values: dict[tuple[Precision, str], set[Scalar]] = defaultdict(set)
+    schedules: dict[Precision, set[Schedule]] = defaultdict(set)
+    for cell in cells:
+        schedules[cell.precision].add(cell.optimizer.schedule)
+        for name, value in cell.optimizer.hyperparameters.items():
+            values[cell.precision, name].add(value)
+    varied = {name for (_, name), found in values.items() if len(found) > 1}
+    several = any(len(found) > 1 for found in schedules.values())
+    return varied, set().union(*schedules.values()) if several else set()
 
 
 def _most_common(counts: Counter[Scalar]) -> tuple[Scalar] | None:

@@ -1,16 +1,16 @@
 """From records to a snapshot: pure functions."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from apo_bench.evidence.quantities import is_emulated, state_by_purpose
+from apo_bench.evidence.cells import Cells, Runs, cells
+from apo_bench.evidence.costs import probed_cost
+from apo_bench.evidence.quantities import QUANTITIES, is_emulated, state_by_purpose
 from apo_bench.evidence.step_costs import Probes
 from apo_bench.evidence.tuning import in_order
-from apo_bench.records.cell import Cell
 from apo_bench.records.facts import Direction
 from apo_bench.records.outcome import Diverged
 from apo_bench.records.probe import ProbeRecord
-from apo_bench.records.run import Role, RunRecord
+from apo_bench.records.run import RunRecord
 from apo_bench.records.snapshot import SCHEMA, CellSnapshot, SeedSnapshot, Snapshot, StepRatio
 from apo_bench.records.spec import Scale
 
@@ -24,26 +24,25 @@ def snapshot_of(suite: str, scale: Scale, records: Iterable[RunRecord], probes: 
     Args:
         suite: Its name.
         scale: Its scale.
-        records: The newest record of each run; those without a result, and tuning runs, are left out.
+        records: All that there are, oldest first; of the same code where possible (`apo_bench.evidence.cells.cells`).
+            Those without a result, and tuning runs, are left out.
         probes: What steps cost, oldest first.
     """
+    return snapshot_of_cells(cells(records, suite, scale), probes)
+
+
+def snapshot_of_cells(held: Cells, probes: Iterable[ProbeRecord]) -> Snapshot:
+    """What cells come to; those without a result are left out."""
     steps = Probes(probes)
-    groups: dict[Cell, list[RunRecord]] = defaultdict(list)
-    kept = [
-        record
-        for record in records
-        if (record.suite, record.scale) == (suite, scale) and record.is_result and record.role is Role.REPORTED
-    ]
-    for record in kept:
-        groups[Cell.of(record.spec)].append(record)
-    cells = [_cell(own, steps) for own in groups.values()]
+    kept = [runs for runs in held.cells if runs.results]
+    made = [record.environment for runs in kept for record in runs.results if record.environment]
     return Snapshot(
         schema=SCHEMA,
-        suite=suite,
-        scale=scale,
-        apo_bench=", ".join(sorted({record.environment.apo_bench for record in kept if record.environment})),
-        torch=tuple(sorted({record.environment.torch for record in kept if record.environment})),
-        cells=tuple(sorted(cells, key=_place)),
+        suite=held.suite,
+        scale=held.scale,
+        apo_bench=", ".join(sorted({one.apo_bench for one in made})),
+        torch=tuple(sorted({one.torch for one in made})),
+        cells=tuple(sorted((_cell(runs, steps) for runs in kept), key=_place)),
     )
 
 
@@ -53,21 +52,20 @@ def _place(cell: CellSnapshot) -> tuple[str, list[tuple[str, tuple[bool, float, 
     return cell.cell.title, [(name, in_order(value)) for name, value in hyperparameters]
 
 
-def _cell(records: Sequence[RunRecord], probes: Probes) -> CellSnapshot:
-    first = records[0]
-    run = first.spec
-    facts = next((record.task for record in records if record.task), None)
+def _cell(runs: Runs, probes: Probes) -> CellSnapshot:
+    cell = runs.cell
+    facts = next((record.task for record in runs.results if record.task), None)
     return CellSnapshot(
-        task=run.task,
-        optimizer=run.optimizer,
-        precision=run.precision,
-        epochs=float(run.budget.epochs),
-        device=run.device,
-        compile=run.compile,
+        task=cell.task,
+        optimizer=cell.optimizer,
+        precision=cell.precision,
+        epochs=float(cell.budget.epochs),
+        device=cell.device,
+        compile=cell.compile,
         metric=facts.metric if facts else "metric",
         direction=facts.direction if facts else Direction.MAXIMIZE,
-        seeds={record.spec.seed: _seed(record) for record in sorted(records, key=lambda record: record.spec.seed)},
-        step=next((ratio for record in reversed(records) if (ratio := _step(record, probes))), None),
+        seeds={seed: _seed(record) for seed, record in runs.by_seed.items()},
+        step=_step(runs, probes),
     )
 
 
@@ -76,19 +74,18 @@ def _seed(record: RunRecord) -> SeedSnapshot:
     step = record.outcome.step if isinstance(record.outcome, Diverged) else None
     if cost is None or is_emulated(record):
         return SeedSnapshot(validation=record.scores.validation, diverged_step=step, emulated=cost is not None)
+    exact = {quantity.name: quantity.extract(record, None) for quantity in QUANTITIES.values() if quantity.exact}
     return SeedSnapshot(
-        validation=record.scores.validation,
+        validation=QUANTITIES["validation_value"].extract(record, None),
         diverged_step=step,
-        flops_per_step=cost.flops_per_step,
-        operator_calls_per_step=cost.operator_calls_per_step,
         not_counted=cost.not_counted,
-        state_bytes=cost.state_bytes,
+        **exact,  # type: ignore[arg-type] # counts are whole numbers
         state_by_purpose=state_by_purpose(cost),
     )
 
 
-def _step(record: RunRecord, probes: Probes) -> StepRatio | None:
-    found = probes.find(record)
-    if found is None or found.flags or found.processes < FEWEST_PROCESSES or record.environment is None:
+def _step(runs: Runs, probes: Probes) -> StepRatio | None:
+    found = probed_cost(runs, probes)
+    if found is None or found.flags or found.processes < FEWEST_PROCESSES or runs.machine is None:
         return None
-    return StepRatio(found.logarithms, record.environment.device_name, record.environment.threads)
+    return StepRatio(found.logarithms, runs.machine.device_name, runs.machine.threads)

@@ -25,19 +25,20 @@ class Speeds:
 
     def __init__(self, scan: Scan, tasks: Mapping[str, Any]) -> None:
         self._tasks = tasks
-        self._seconds: dict[Contender | Workload, list[float]] = defaultdict(list)
+        seconds: dict[Contender | Workload, list[float]] = defaultdict(list)
         for record in scan.records:
             if record.cost is None or record.task is None or record.cost.steps == 0:
                 continue
             epochs = record.cost.steps / record.task.steps_per_epoch
             for kin in _kin(record.spec):
-                self._seconds[kin].append(record.cost.train_seconds / epochs)
+                seconds[kin].append(record.cost.train_seconds / epochs)
+        self._epoch = {kin: median(own) for kin, own in seconds.items()}
 
     def expected_seconds(self, run: RunSpec) -> float | None:
         """Training seconds of a run; `None` where nothing is known."""
         for kin in _kin(run):
-            if kin in self._seconds:
-                return median(self._seconds[kin]) * run.budget.epochs
+            if kin in self._epoch:
+                return self._epoch[kin] * run.budget.epochs
         reference = self._tasks[run.task].reference_epoch_seconds
         if reference is None or run.device is not Device.CPU:
             return None

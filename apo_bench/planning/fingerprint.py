@@ -387,6 +387,7 @@ def _is_edited(top: str) -> bool:
     return bool(text and json.loads(text).get("dir_info", {}).get("editable"))
 
 
+@functools.cache
 def _installed(distribution: str) -> str:
     try:
         return version(distribution)

@@ -1,7 +1,6 @@
 """Is a finished run still valid? It is while the code and the data that it depends on are the ones that are here."""
 
 import dataclasses
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from apo_bench.errors import DataError
@@ -33,6 +32,7 @@ class Sources:
         self.missing: dict[str, str] = {}
         self._loaded: dict[str, Task] = {}
         self._digests: dict[str, str] = {}
+        self._fingerprints: dict[tuple[str, str], Fingerprint | None] = {}
 
     def task(self, name: str) -> "Task":
         """A task, imported once.
@@ -56,10 +56,15 @@ class Sources:
 
     def fingerprint(self, run: RunSpec) -> Fingerprint | None:
         """What a run would depend on now; `None` where its task, its optimizer or its data cannot be had here."""
-        name = run.optimizer.name
-        if run.task not in self.tasks.names() or name not in self.optimizers.names() or not self.has_data(run.task):
+        key = run.task, run.optimizer.name
+        if key not in self._fingerprints:
+            self._fingerprints[key] = self._fingerprint(*key)
+        return self._fingerprints[key]
+
+    def _fingerprint(self, task: str, optimizer: str) -> Fingerprint | None:
+        if task not in self.tasks.names() or optimizer not in self.optimizers.names() or not self.has_data(task):
             return None
-        return fingerprint(self.tasks[run.task], self.optimizers[name], self._digests[run.task])
+        return fingerprint(self.tasks[task], self.optimizers[optimizer], self._digests[task])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,21 +95,3 @@ class Reuse:
         results = scan.results(run.run_id)
         changed = results[-1].fingerprint.changes(present) if results and record is None else ()
         return cls(present, record, changed)
-
-
-def current(records: Iterable[RunRecord], sources: Sources, scan: Scan) -> tuple[list[RunRecord], int]:
-    """The result of each run that was made with the code and data that are here now, as a suite would reuse it.
-
-    Returns:
-        These results, each for the suite that its record was for, and how many others have only results of other code
-        or data.
-    """
-    kept, others = [], 0
-    for record in records:
-        present = sources.fingerprint(record.spec)
-        found = None if present is None else scan.find_result(record.run_id, present)
-        if found is None:
-            others += record.is_result
-        else:
-            kept.append(found.under(suite=record.suite, scale=record.scale, role=record.role))
-    return kept, others

@@ -8,14 +8,15 @@ from apo_bench.data.examples import Batch, Examples
 from apo_bench.problem.objectives import Objective, wide
 from apo_bench.problem.problem import Problem
 from apo_bench.problem.shapes import METRICS, alike, check_numbers, counted_of, ignored_of, labels_of, tokens_of
-from apo_bench.records.facts import Direction
+from apo_bench.records.facts import Axis, Direction
 
 
 @runtime_checkable
 class Metric(Protocol):
     """How outputs are judged, as a mean over examples. A plugin's metric is one of this kind or a `CorpusMetric`.
 
-    A metric may be `Counted` too, where it is a mean over something else.
+    A metric may be `Counted` too, where it is a mean over something else. It may have an ``axis``: `Axis.LOG` says that
+    its values are compared by their ratios, as those of an error that spans decades.
 
     Attributes:
         name: As printed, with its unit.
@@ -54,6 +55,7 @@ class Accuracy:
 
     name = "accuracy (%)"
     direction = Direction.MAXIMIZE
+    axis = Axis.LINEAR
 
     def total(self, outputs: Tensor, batch: Batch) -> Tensor:
         """A hundred for each correct example.
@@ -81,6 +83,7 @@ class TokenAccuracy:
 
     name = "token accuracy (%)"
     direction = Direction.MAXIMIZE
+    axis = Axis.LINEAR
 
     def __init__(self, padding: int = 0) -> None:
         self.padding = padding
@@ -108,6 +111,7 @@ class BinaryAccuracy:
 
     name = "accuracy (%)"
     direction = Direction.MAXIMIZE
+    axis = Axis.LINEAR
 
     def total(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Sum over examples of a hundred times the share of an example's outputs.
@@ -163,6 +167,7 @@ class MeanSquaredError:
 
     name = "mean squared error"
     direction = Direction.MINIMIZE
+    axis = Axis.LOG
 
     def total(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Sum over examples of the mean over an example's outputs.
@@ -183,6 +188,7 @@ class MeanLoss:
     """
 
     direction = Direction.MINIMIZE
+    axis = Axis.LOG
 
     def __init__(self, objective: Objective, name: str) -> None:
         self.objective = objective

@@ -13,6 +13,13 @@ class Direction(StrEnum):
     MINIMIZE = "minimize"
 
 
+class Axis(StrEnum):
+    """How values of a quantity are compared: by their differences, or by their ratios."""
+
+    LINEAR = "linear"
+    LOG = "log"
+
+
 class PrecisionBackend(StrEnum):
     """Whether the device computes in the stated format or its results are emulated."""
 
@@ -103,6 +110,8 @@ class TaskFacts(Frozen, frozen=True):
         target: Validation metric to be reached; `None` where the task has none, and in records before schema 3.
         target_version: Counts the targets that the task has had.
         trivial: Validation metric of the best predictor that does not look at the inputs, where it is known.
+        metric_axis: How its values are compared, where the metric says so; `None` also in records of versions that did
+            not ask (`apo_bench.evidence.quantities.axis_of`).
     """
 
     dataset: Name
@@ -119,6 +128,7 @@ class TaskFacts(Frozen, frozen=True):
     target: float | None = None
     target_version: Count | None = None
     trivial: float | None = None
+    metric_axis: Axis | None = None
 
 
 class PrecisionFacts(Frozen, frozen=True):

@@ -31,7 +31,7 @@ def place(record: RunRecord | ProbeRecord, present: datetime) -> Place:
     """A key by which records are sorted, the oldest first."""
     finished = moment(record.finished_at)
     after = finished if record.follows is None else max(finished, moment(record.follows))
-    return not is_ahead(record, present), after, record.follows is not None, finished
+    return finished - present <= AHEAD, after, record.follows is not None, finished
 
 
 def following(record: Made, earlier: Iterable[RunRecord | ProbeRecord]) -> Made:

@@ -5,12 +5,13 @@ what (`environment`), with which code and data (`fingerprint`). Numbers in it ar
 ends at its last finite point.
 """
 
+import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -19,7 +20,9 @@ from apo_bench.records.events import CurvePoint
 from apo_bench.records.facts import Cost, Environment, PrecisionFacts, Scores, TaskFacts
 from apo_bench.records.outcome import RESULTS, Crashed, Diverged, Failed, Outcome, OutOfMemory, Reached
 from apo_bench.records.ranges import LONGEST_MESSAGE, Count, Name, moment
-from apo_bench.records.spec import Frozen, RunSpec, Scale
+from apo_bench.records.spec import Frozen, OptimizerSpec, RunSpec, Scale, identity_of
+
+Shared = TypeVar("Shared")
 
 SCHEMA = 5
 READABLE = (1, 2, 3, 4, 5)
@@ -224,8 +227,10 @@ def decode_record(data: bytes) -> RunRecord:
         ValueError: Damaged, or of a schema that never was.
         NewerSchemaError: Of a schema that a later version made.
     """
+    content = verified(data)
+    if content is not data and (quickly := _of_this_schema(content)) is not None:
+        return quickly
     with strictly():
-        content = verified(data)
         schema = checked_schema(content, READABLE)
         if schema >= _SEALED_SINCE and content is data:
             raise ValueError(NO_DIGEST)
@@ -235,6 +240,74 @@ def decode_record(data: bytes) -> RunRecord:
             record = msgspec.convert(_with_intent(msgspec.json.decode(content)), type=RunRecord)
         _check(record)
         return record if record.schema == SCHEMA else msgspec.structs.replace(record, schema=SCHEMA)
+
+
+def _of_this_schema(content: bytes) -> RunRecord | None:
+    """A record of this schema; `None` where it is of another, or not whole: then the strict reader says what is wrong.
+
+    Many runs are made by one machine, on one task, with one code. What they share is decoded once, and kept once.
+    """
+    try:
+        read = _PARTS.decode(content)
+        if read.schema != SCHEMA:
+            return None
+        asked, parts = read.intent, read.intent.spec
+        spec = RunSpec(
+            **{name: getattr(parts, name) for name in _SPEC_AS_IT_IS}, optimizer=_shared_optimizer(parts.optimizer)
+        )
+        vars(spec)["run_id"] = identity_of(spec)
+        record = RunRecord(
+            **{name: getattr(read, name) for name in _AS_THEY_ARE},
+            intent=Intent(
+                spec=spec,
+                suite=asked.suite,
+                scale=asked.scale,
+                fingerprint=_shared_fingerprint(asked.fingerprint),
+                role=asked.role,
+            ),
+            environment=_shared_environment(read.environment),
+            task=_shared_task(read.task),
+        )
+        _check(record)
+    except Exception:  # noqa: BLE001 - whatever it is, it is said by the strict reader
+        return None
+    return record
+
+
+class _SpecParts(RunSpec, frozen=True):
+    optimizer: msgspec.Raw  # type: ignore[assignment]
+
+
+class _IntentParts(Intent, frozen=True):
+    spec: _SpecParts
+    fingerprint: msgspec.Raw  # type: ignore[assignment]
+
+
+class _Parts(RunRecord, frozen=True):
+    """A record in which what many have in common is not decoded."""
+
+    intent: _IntentParts
+    environment: msgspec.Raw = msgspec.Raw(b"null")  # type: ignore[assignment]
+    task: msgspec.Raw = msgspec.Raw(b"null")  # type: ignore[assignment]
+
+
+_PARTS = msgspec.json.Decoder(_Parts)
+_AS_THEY_ARE = tuple(name for name in RunRecord.__struct_fields__ if name not in {"intent", "environment", "task"})
+_SPEC_AS_IT_IS = tuple(name for name in RunSpec.__struct_fields__ if name != "optimizer")
+_SHARED = 4096
+"""How many of each are kept in memory; a store has as many as it has machines, tasks and settings."""
+
+
+def _sharing(kind: type[Shared]) -> Callable[[msgspec.Raw], Shared]:
+    """A decoder that gives equal values for equal bytes, once each."""
+    decode = functools.lru_cache(_SHARED)(msgspec.json.Decoder(kind).decode)
+    return lambda raw: decode(bytes(raw))
+
+
+_shared_optimizer = _sharing(OptimizerSpec)
+_shared_fingerprint = _sharing(Fingerprint)
+_shared_environment = _sharing(Environment | None)  # type: ignore[arg-type]
+_shared_task = _sharing(TaskFacts | None)  # type: ignore[arg-type]
 
 
 def _with_intent(fields: dict[str, Any]) -> dict[str, Any]:

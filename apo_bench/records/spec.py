@@ -4,6 +4,7 @@
 result (up to the code and the data, which the record's fingerprint holds). Nothing here imports torch.
 """
 
+import functools
 import hashlib
 import math
 import re
@@ -113,7 +114,7 @@ class OptimizerSpec(Frozen, frozen=True, omit_defaults=True):
         return hash((self.name, frozenset(self.hyperparameters.items()), self.schedule))
 
 
-class RunSpec(Frozen, frozen=True, omit_defaults=True):
+class RunSpec(Frozen, frozen=True, omit_defaults=True, dict=True):
     """Everything that determines one run, apart from code and data.
 
     Fields at their defaults stay out of the file and of the identity, so that a field added later does not change the
@@ -128,20 +129,23 @@ class RunSpec(Frozen, frozen=True, omit_defaults=True):
     device: Device
     compile: bool = False
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of the canonical JSON form.
 
         Canonical is what a reader of the file has: there ``epochs=1`` is ``1.0``.
         """
-        read = msgspec.json.decode(msgspec.json.encode(self), type=RunSpec)
-        canonical = msgspec.json.encode(read, order="deterministic")
-        return hashlib.sha256(canonical).hexdigest()[:16]
+        return identity_of(msgspec.json.decode(msgspec.json.encode(self), type=RunSpec))
 
     @property
     def title(self) -> str:
         """One readable line, for progress and messages."""
         return f"{self.task} {self.optimizer.name} {self.precision} seed {self.seed}"
+
+
+def identity_of(read: RunSpec) -> str:
+    """The `RunSpec.run_id` of what has been read from a file, without reading it once more."""
+    return hashlib.sha256(msgspec.json.encode(read, order="deterministic")).hexdigest()[:16]
 
 
 def _comes_back(value: Scalar) -> bool:

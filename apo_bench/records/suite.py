@@ -1,8 +1,11 @@
 """What is compared: which competitors meet on which tasks, in which precisions, with which budget."""
 
+from collections import Counter
+
 import msgspec
 
 from apo_bench.errors import UsageError
+from apo_bench.records.contrast import Contrast
 from apo_bench.records.schedules import Constant, Schedule
 from apo_bench.records.spec import Device, Frozen, Precision, Scalar, Scale
 
@@ -65,7 +68,8 @@ class TaskEntry(Frozen, frozen=True):
 class Suite(Frozen, frozen=True):
     """Which competitors meet on which tasks and in which precisions, at one scale.
 
-    ``tuning_seeds`` are where the grids of competitors are tried; no task may report on them.
+    ``tuning_seeds`` are where the grids of competitors are tried; no task may report on them. ``contrasts`` are the
+    questions that the suite is run for.
     """
 
     name: str
@@ -75,13 +79,17 @@ class Suite(Frozen, frozen=True):
     optimizers: tuple[OptimizerEntry, ...]
     precisions: tuple[Precision, ...]
     tuning_seeds: tuple[int, ...] = (TUNING_SEED,)
+    contrasts: tuple[Contrast, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse to report where settings are chosen.
+        """Refuse to report where settings are chosen, and two questions of one name.
 
         Raises:
-            UsageError: A tuning seed is among the seeds of a task.
+            UsageError: A tuning seed is among the seeds of a task, or two contrasts have one name.
         """
+        repeated = [name for name, count in Counter(one.name for one in self.contrasts).items() if count > 1]
+        if repeated:
+            raise UsageError(f"suite {self.name!r} declares two contrasts {repeated[0]!r}; give each its own name")
         reported = {seed for entry in self.tasks for seed in entry.seeds}
         for seed in self.tuning_seeds:
             if seed in reported:

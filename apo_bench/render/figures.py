@@ -163,9 +163,8 @@ def _drawn(name: str, make: Callable[[], "Figure"]) -> Drawing:
     return Drawing(name, png.getvalue(), svg.getvalue())
 
 
-def _competitors(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+def _competitors(records: Sequence[RunRecord], names: Mapping[str, str]) -> dict[str, list[RunRecord]]:
     """Runs by competitor, which has the name that it has in leaderboards."""
-    names = competitor_names(record.spec for record in records)
     groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in records:
         groups[record.spec.optimizer.name, names[record.run_id]].append(record)
@@ -191,13 +190,14 @@ def _panels(
     from matplotlib.figure import Figure
 
     precisions = [precision for precision in Precision if any(run.spec.precision is precision for run in records)]
+    names = competitor_names(record.spec for record in records)
     # over all precisions, so that a competitor keeps its colour
     styles = _styles(sorted({run.spec.optimizer.name for run in records}))
     figure = Figure(figsize=(1.9 + 4.4 * len(precisions), 0.9 + 2.2 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(precisions), squeeze=False, sharex="col", sharey="row")
     handles: dict[str, Any] = {}
     for column, precision in enumerate(precisions):
-        competitors = _competitors([run for run in records if run.spec.precision is precision])
+        competitors = _competitors([run for run in records if run.spec.precision is precision], names)
         for place, (label, value) in enumerate(rows):
             axes = grid[place][column]
             for name, runs in competitors.items():

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 
 from tabulate import tabulate
 
-from apo_bench.evidence.intervals import Interval
-from apo_bench.evidence.leaderboard import Leaderboard, Row, Section
+from apo_bench.evidence.rows import Leaderboard, Row, Section
 from apo_bench.evidence.step_costs import doubts
+from apo_bench.evidence.summary import Summary
 from apo_bench.records.cell import REFERENCE
+from apo_bench.records.facts import Axis
 from apo_bench.render.terminal import paragraph, terminal_table
 from apo_bench.text import MISSING, epochs, escaped, printable, quantity, seconds, shortened, size
 
@@ -24,6 +25,7 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         "",
         _progress(board),
         "",
+        *(line for one in board.provenance for line in (f"- {escaped(one)}", "")),
     ]
     for section in board.sections:
         lines += [
@@ -71,18 +73,25 @@ def leaderboard_markdown(board: Leaderboard) -> str:
 def leaderboard_text(board: Leaderboard) -> str:
     """Render the main columns for a terminal of 80 columns or more."""
     key = paragraph(
-        "± is a 95 % interval over the n seeds; * marks a paired difference whose simultaneous 95 % interval excludes 0"
+        "± (×/÷ a factor, of losses and errors) is a 95 % interval over the n seeds; * marks a paired difference, or "
+        "ratio, whose simultaneous 95 % interval excludes 0, or 1"
     )
     parts = [_section_text(section) for section in board.sections]
     chosen = ["\n".join(["tuning", *(f"  {printable(one.line)}" for one in board.tuned)])] if board.tuned else []
-    return "\n\n".join([*parts, *chosen, key, _progress(board)])
+    notes = [paragraph(one) for one in board.provenance]
+    return "\n\n".join([*parts, *chosen, key, *notes, _progress(board)])
+
+
+def _mark(row: Row) -> str:
+    """Behind a row of other code than the installed one."""
+    return " †" if row.is_outdated else ""
 
 
 def _section_text(section: Section) -> str:
     metric = section.facts.metric if section.facts else "score"
     digits = _digits(metric)
     columns: list[_Column] = [
-        ("optimizer", lambda row: shortened(printable(row.competitor), _LONGEST_NAME)),
+        ("optimizer", lambda row: f"{shortened(printable(row.competitor), _LONGEST_NAME)}{_mark(row)}"),
         ("precision", lambda row: str(row.precision)),
         ("test", lambda row: _score(row, digits)),
         *([("paper", lambda row: _number(row.reported, digits.value))] if _has_reported(section) else []),
@@ -110,7 +119,9 @@ _LEGEND = f"""\
 - *vs. {REFERENCE}* is the mean difference to {REFERENCE} in the same precision, paired by seed, with simultaneous 95 %
   intervals over the task's table (Bonferroni). **Bold** where the interval excludes zero: only there is a
   difference claimed.
-- *training loss* is the last point of the training curve, a mean over the steps since the point before; ± as above.
+- Losses, squared errors and their like are compared by their ratios: shown is the geometric mean, with the factor by
+  which its interval goes beyond it either way (**×/÷**); *vs. {REFERENCE}* is then a ratio, and 1 is no difference.
+- *training loss* is the last point of the training curve, a mean over the steps since the point before.
 - *skipped* counts the steps that loss scaling skipped because a gradient overflowed.
 - A cell in which the optimizer raised shows how many runs failed and no mean; *Runs without a result* has its message.
 - A cell with a diverged run shows how many diverged and no mean. *Diverged runs* names the step at which
@@ -164,7 +175,7 @@ def _columns(section: Section) -> list[_Column]:
     digits = _digits(metric)
     reported: list[_Column] = [("reported [P]", lambda row: _number(row.reported, digits.value))]
     columns: list[_Column] = [
-        ("optimizer", lambda row: escaped(row.competitor)),
+        ("optimizer", lambda row: f"{escaped(row.competitor)}{_mark(row)}"),
         ("precision", lambda row: f"{row.precision} (emulated)" if row.emulated else str(row.precision)),
         (f"test {escaped(metric)}", lambda row: _score(row, digits)),
         *(reported if _has_reported(section) else []),
@@ -221,8 +232,9 @@ def _progress(board: Leaderboard) -> str:
     rows = [row for section in board.sections for row in section.rows]
     done = sum(row.results for row in rows)
     failed = sum(row.failed for row in rows)
-    planned = [row.planned for row in rows if row.planned is not None]
-    text = f"{done} of {sum(planned)} runs have a result" if planned else f"{done} runs have a result"
+    missing = sum(max(0, row.planned - row.results) for row in rows if row.planned is not None)
+    is_planned = any(row.planned is not None for row in rows)
+    text = f"{done} of {done + missing} runs have a result" if is_planned else f"{done} runs have a result"
     return f"{text}; {failed} failed." if failed else f"{text}."
 
 
@@ -284,18 +296,33 @@ def _digits(metric: str) -> _Digits:
     return _FIXED if "%" in metric or "BLEU" in metric else _SIGNIFICANT
 
 
-def _estimate(interval: Interval | None, digits: _Digits) -> str:
-    if interval is None:
+def _estimate(found: Summary | None, digits: _Digits) -> str:
+    if found is None:
         return MISSING
-    mean = _number(interval.mean, digits.value)
-    return mean if interval.half_width is None else f"{mean} ± {_number(interval.half_width, digits.half_width)}"
+    return f"{_number(found.mean, digits.value)}{_spread(found, digits)}"
 
 
-def _difference(interval: Interval | None, digits: _Digits, *, bold: bool) -> str:
-    if interval is None or interval.half_width is None:
+def _spread(found: Summary, digits: _Digits) -> str:
+    """The interval behind its mean; nothing at n = 1."""
+    if found.factor is not None:
+        return f" ×/÷ {_factor(found.factor)}"
+    return "" if found.half_width is None else f" ± {_number(found.half_width, digits.half_width)}"
+
+
+def _factor(value: float) -> str:
+    """A factor of an interval, with digits enough to tell it from 1."""
+    if value < 1.1:  # noqa: PLR2004
+        return f"{value:.3f}"
+    return f"{value:.2f}" if value < 10 else f"{value:.3g}"  # noqa: PLR2004
+
+
+def _difference(found: Summary | None, digits: _Digits, *, bold: bool) -> str:
+    if found is None or found.interval.half_width is None:
         return MISSING
-    text = f"{_number(interval.mean, '+' + digits.value)} ± {_number(interval.half_width, digits.half_width)}"
-    if interval.excludes_zero:
+    is_ratio = found.axis is Axis.LOG
+    centre = f"× {found.mean:.3g}" if is_ratio else _number(found.mean, "+" + digits.value)
+    text = f"{centre}{_spread(found, digits)}"
+    if found.excludes_zero:
         return f"**{text}**" if bold else f"{text} *"
     return text
 

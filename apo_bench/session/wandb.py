@@ -25,6 +25,8 @@ from apo_bench.errors import StoreError, UsageError
 from apo_bench.evidence.leaderboard import leaderboard
 from apo_bench.evidence.table import flat_rows
 from apo_bench.files import looked_at, write_durably
+from apo_bench.planning.installed import InstalledCode
+from apo_bench.plugins.registry import optimizers, tasks
 from apo_bench.records.cell import Cell
 from apo_bench.records.run import Intent, Role, RunRecord
 from apo_bench.records.spec import Scale
@@ -193,21 +195,22 @@ class Pusher:
         Returns:
             How many.
         """
-        scan = self._store.scan()
+        scan = self._store.scan(curves=False)
+        code = InstalledCode(tasks(), optimizers())
         pushed = 0
-        for suite, scale in sorted({(record.suite, record.scale) for record in scan.records}):
+        for suite, scale in scan.suites:
             name = f"leaderboard {suite} {scale}"
             try:
-                pushed += self._push_leaderboard(scan, suite, scale)
+                pushed += self._push_leaderboard(scan, suite, scale, code)
             except Exception as error:  # noqa: BLE001 - whatever W&B raises costs this one only
                 self._refuse(name, name, error)
         return pushed
 
-    def _push_leaderboard(self, scan: Scan, suite: str, scale: Scale) -> bool:
+    def _push_leaderboard(self, scan: Scan, suite: str, scale: Scale, code: InstalledCode) -> bool:
         """Push a leaderboard; False where it is as it was."""
         import wandb
 
-        board = leaderboard(suite, scale, scan.of(suite, scale), scan.probes)
+        board = leaderboard(suite, scale, scan.of(suite, scale), scan.probes, code)
         page = leaderboard_markdown(board)
         marker = self._marker(f"leaderboard-{file_name(suite)}-{scale}")
         digest = hashlib.sha256(page.encode()).hexdigest()

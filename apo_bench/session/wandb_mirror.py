@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apo_bench.evidence.quantities import values_of
 from apo_bench.records.events import CurvePoint, Evaluated, Started
 from apo_bench.records.run import RunRecord
 from apo_bench.session.wandb_fields import as_config, as_metrics
@@ -84,6 +85,7 @@ class Mirror:
         summary |= {name: value for name, value in msgspec.to_builtins(record.scores).items() if value is not None}
         if record.cost:
             summary |= msgspec.to_builtins(record.cost)
+        summary |= values_of(record)
         self._run.summary.update(as_metrics(summary))
         self._run.finish(exit_code=0 if record.is_result else 1)
 

@@ -2,11 +2,9 @@
 
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 
 from apo_bench.errors import StoreError
-from apo_bench.records.run import RunRecord
-from apo_bench.store.scan import Scan, Unreadable, in_order
+from apo_bench.store.scan import Scan, in_order, read_records
 from apo_bench.store.store import Store
 
 
@@ -39,10 +37,7 @@ class Increments:
             self._known |= {folder.name for folder in whole.by_folder}
             return whole
         fresh, self._known = names - self._known, self._known | names
-        by_folder: dict[Path, RunRecord] = {}
-        unreadable: list[Unreadable] = []
-        for run_id in sorted({name.partition("-")[0] for name in fresh} - {""}):  # a name without one is no run's
-            scan = self._store.scan(run_id)
-            by_folder |= {folder: record for folder, record in scan.by_folder.items() if folder.name in fresh}
-            unreadable += [found for found in scan.unreadable if found.path.name in fresh]
+        # a name without one is no run's
+        folders = [self._store.path / "runs" / name for name in sorted(fresh) if name.partition("-")[0]]
+        by_folder, unreadable = read_records(folders)
         return Scan(in_order(by_folder, datetime.now(UTC)), tuple(unreadable))

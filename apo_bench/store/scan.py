@@ -1,10 +1,12 @@
 """What a store holds, read: every record that can be read, and where the others lie. Reading changes nothing."""
 
+import contextlib
 import dataclasses
 import enum
+import gc
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +16,7 @@ import msgspec
 from apo_bench.files import NotRegularError, open_regular, read_regular
 from apo_bench.records.events import Event, decode_event
 from apo_bench.records.order import is_ahead, place
+from apo_bench.records.outcome import Reached
 from apo_bench.records.probe import ProbeRecord, decode_probe
 from apo_bench.records.run import Fingerprint, NewerSchemaError, Role, RunRecord, decode_record
 from apo_bench.records.spec import Scale
@@ -96,6 +99,10 @@ class Scan:
         """Readable records, oldest first."""
         return tuple(self.by_folder.values())
 
+    def attempts(self, run_id: str) -> Sequence[RunRecord]:
+        """All records of a run, oldest first."""
+        return self._attempts.get(run_id, ())
+
     def find_result(self, run_id: str, fingerprint: Fingerprint) -> RunRecord | None:
         """The newest result of a run that was made with this code and data."""
         found = (record for record in reversed(self.results(run_id)) if record.fingerprint == fingerprint)
@@ -103,52 +110,78 @@ class Scan:
 
     def attempt(self, run_id: str, fingerprint: Fingerprint) -> RunRecord | None:
         """The newest record of a run that was made with this code and data, a result preferred to a failure."""
-        own = [record for record in self._attempts.get(run_id, ()) if record.fingerprint == fingerprint]
-        return next((record for record in reversed(own) if record.is_result), own[-1] if own else None)
+        return newest([record for record in self.attempts(run_id) if record.fingerprint == fingerprint])
 
     def results(self, run_id: str) -> Sequence[RunRecord]:
         """The results of a run, of whatever code and data, oldest first."""
-        return [record for record in self._attempts.get(run_id, ()) if record.is_result]
+        return [record for record in self.attempts(run_id) if record.is_result]
 
     @cached_property
     def _attempts(self) -> Mapping[str, Sequence[RunRecord]]:
         attempts: dict[str, list[RunRecord]] = defaultdict(list)
-        for record in self.records:
+        for record in self.by_folder.values():
             attempts[record.run_id].append(record)
         return dict(attempts)
 
+    @cached_property
+    def _made_for(self) -> Mapping[tuple[str, Scale], Mapping[str, None]]:
+        """By suite and scale, the runs that were made for it, in the order of their oldest records."""
+        found: dict[tuple[str, Scale], dict[str, None]] = defaultdict(dict)
+        for record in self.by_folder.values():
+            found[record.suite, record.scale][record.run_id] = None
+        return dict(found)
+
+    @property
+    def suites(self) -> Sequence[tuple[str, Scale]]:
+        """Suites and scales for which there is a record, in order."""
+        return sorted(self._made_for)
+
     def newest(self, fingerprint: Fingerprint | None = None) -> dict[str, RunRecord]:
         """The newest record of each run, results preferred to failures; of this code and data, where it is given."""
-        newest: dict[str, RunRecord] = {}
-        for record in self.records:
-            if fingerprint is not None and record.fingerprint != fingerprint:
-                continue
-            old = newest.get(record.run_id)
-            if old is None or record.is_result or not old.is_result:
-                newest[record.run_id] = record
-        return newest
+        chosen: dict[str, RunRecord] = {}
+        for run_id, attempts in self._attempts.items():
+            own = [one for one in attempts if one.fingerprint == fingerprint] if fingerprint is not None else attempts
+            if (found := newest(own)) is not None:
+                chosen[run_id] = found
+        return chosen
 
     def of(self, suite: str, scale: Scale) -> list[RunRecord]:
-        """The newest record of each run of a suite, as if all were made for it."""
+        """All records of the runs of a suite, oldest first, as if all were made for it.
+
+        Which of them count is for `apo_bench.evidence.cells.cells` to say.
+        """
         shared = self.shared.get((suite, scale), {})
-        own = {record.run_id for record in self.records if (record.suite, record.scale) == (suite, scale)}
-        return [
-            record.under(suite=suite, scale=scale, role=shared.get(run_id) or record.role)
-            for run_id, record in self.newest().items()
-            if run_id in own or run_id in shared
-        ]
+        own = self._made_for.get((suite, scale), {})
+        found = []
+        for record in self.by_folder.values():
+            run_id = record.run_id
+            if run_id in shared or run_id in own:
+                role = shared.get(run_id) or record.role
+                as_it_is = (record.suite, record.scale, record.role) == (suite, scale, role)
+                found.append(record if as_it_is else record.under(suite=suite, scale=scale, role=role))
+        return found
 
     def scales(self, suite: str) -> list[Scale]:
         """The scales at which there is a run of a suite, the smallest first."""
-        own = {record.scale for record in self.records if record.suite == suite}
-        own |= {scale for name, scale in self.shared if name == suite}
+        own = {scale for name, scale in (*self._made_for, *self.shared) if name == suite}
         return sorted(own, key=list(Scale).index)
 
 
-def scan(store: Path, run_id: str = "") -> Scan:
-    """Read all finished runs of a store, or those of one ``run_id``; what cannot be read stops nothing."""
+def newest(attempts: Sequence[RunRecord]) -> RunRecord | None:
+    """The newest of the records of a run, a result preferred to a failure; `None` of none."""
+    return next((record for record in reversed(attempts) if record.is_result), attempts[-1] if attempts else None)
+
+
+def scan(store: Path, run_id: str = "", *, curves: bool = True) -> Scan:
+    """Read all finished runs of a store, or those of one ``run_id``; what cannot be read stops nothing.
+
+    Args:
+        store: Its folder.
+        run_id: Of the run; of all where it is empty.
+        curves: Whether whole curves are kept, or only what tables need of them (`thinned`).
+    """
     present = datetime.now(UTC)
-    records, others = _records(store, run_id)
+    records, others = read_records(_attempts_of(store / "runs", run_id), curves=curves)
     oldest_first = in_order(records, present)
     ahead = {path: record.finished_at for path, record in oldest_first.items() if is_ahead(record, present)}
     if run_id:
@@ -169,22 +202,6 @@ def scan(store: Path, run_id: str = "") -> Scan:
         if os.path.lexists(store / name) and not (store / name).is_dir()
     )
     return Scan(oldest_first, tuple(others), tuple(probed), shared, ahead)
-
-
-def _records(store: Path, run_id: str) -> tuple[dict[Path, RunRecord], list[Unreadable]]:
-    records: dict[Path, RunRecord] = {}
-    others: list[Unreadable] = []
-    for folder in _attempts_of(store / "runs", run_id):
-        try:
-            records[folder] = read_record(folder)
-        except FileNotFoundError:
-            if folder.is_dir():  # else another process set it aside
-                others.append(Unreadable(folder, f"{RECORD} is missing"))
-        except NotADirectoryError:
-            others.append(Unreadable(folder, "not a run's folder"))
-        except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-            others.append(unreadable(folder, error))
-    return records, others
 
 
 def _attempts_of(runs: Path, run_id: str) -> list[Path]:
@@ -209,6 +226,54 @@ def _probes(store: Path) -> tuple[dict[Path, ProbeRecord], list[Unreadable]]:
     return probes, others
 
 
+def read_records(folders: Iterable[Path], *, curves: bool = True) -> tuple[dict[Path, RunRecord], list[Unreadable]]:
+    """Read the records in runs' folders; those that cannot be read come second."""
+    records: dict[Path, RunRecord] = {}
+    others: list[Unreadable] = []
+    with _without_collection():
+        for folder in folders:
+            try:
+                record = read_record(folder)
+                records[folder] = record if curves else thinned(record)
+            except FileNotFoundError:
+                if folder.is_dir():  # else another process set it aside
+                    others.append(Unreadable(folder, f"{RECORD} is missing"))
+            except NotADirectoryError:
+                others.append(Unreadable(folder, "not a run's folder"))
+            except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+                others.append(unreadable(folder, error))
+    return records, others
+
+
+def thinned(record: RunRecord) -> RunRecord:
+    """A record with only those points of its curve that no table can do without; whoever draws curves reads them all.
+
+    They are the last point, the one at which the target was reached, and those of the last epoch, from whose mean a
+    setting is chosen.
+    """
+    if not record.curve:
+        return record
+    last = record.curve[-1].step
+    reached = record.outcome.step if isinstance(record.outcome, Reached) else last
+    end = last if record.task is None else record.spec.budget.steps(record.task.steps_per_epoch)
+    begin = end if record.task is None else end - record.task.steps_per_epoch
+    kept = tuple(point for point in record.curve if point.step > begin or point.step in {last, reached})
+    return record if len(kept) == len(record.curve) else msgspec.structs.replace(record, curve=kept)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Meanwhile, collect no garbage: a hundred thousand records make none, and would be searched again and again."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def in_order(records: Mapping[Path, RunRecord], present: datetime) -> dict[Path, RunRecord]:
     """Records by their folders, the oldest first, as of a time."""
     return dict(sorted(records.items(), key=lambda item: place(item[1], present)))
@@ -222,9 +287,10 @@ def read_record(folder: Path) -> RunRecord:
         ValueError: It is damaged, or another run's.
         RecursionError: It is nested too deep.
     """
-    if folder.is_symlink():
+    place = os.fspath(folder)  # many paths are joined here, and `Path` takes a third of the time
+    if os.path.islink(place):  # noqa: PTH114
         raise NotRegularError("a link, which is not followed", folder)
-    record = decode_record(read_regular(folder / RECORD, _MOST_BYTES))
+    record = decode_record(read_regular(os.path.join(place, RECORD), _MOST_BYTES))  # noqa: PTH118
     if record.run_id != folder.name.partition("-")[0]:
         raise ValueError("its contents belong to another run")
     return record

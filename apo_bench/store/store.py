@@ -237,9 +237,12 @@ class Store:
             if _NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
         ]
 
-    def scan(self, run_id: str = "") -> Scan:
-        """Read all finished runs, or those of one ``run_id``; what cannot be read stops nothing and stays in place."""
-        return scan(self.path, run_id)
+    def scan(self, run_id: str = "", *, curves: bool = True) -> Scan:
+        """Read all finished runs, or those of one ``run_id``; what cannot be read stops nothing and stays in place.
+
+        Without ``curves``, of each only those points are kept that tables need.
+        """
+        return scan(self.path, run_id, curves=curves)
 
     def output(self, run: RunSpec) -> Path | None:
         """What the newest attempt of a finished run printed, its traceback included; `None` where that is nothing."""

@@ -4,7 +4,9 @@ Each varies one thing and leaves the rest at the suite's own setting, so that ev
 """
 
 import itertools
+from collections.abc import Iterable, Iterator
 
+from apo_bench.records.contrast import Contrast, Selector
 from apo_bench.records.spec import Precision, Scalar, Scale
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 from apo_bench.suites import study
@@ -17,6 +19,10 @@ STUDY_PROXIMITY = (0.0, 1.0, 10.0, 100.0, 1000.0)
 """E10 at scale ``study``: λ_FSD alone."""
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Of B and B′ on which a meta-update is taken; an ablation of our own."""
+_VARIED = {"lr": "initial rate", "fsd": "proximity", "wsd": "proximity", "fresh_batch": "batch", "interval": "interval"}
+"""What is varied, and in which family its contrasts are."""
+_USUAL_INTERVAL = 10
+"""K where it is not varied."""
 INTERVALS = (1, 5, 10, 50, 100)
 """E12: K."""
 _APO = ("apo-lr-sgdm", "apo-p")
@@ -46,6 +52,23 @@ def loss_batch() -> tuple[OptimizerEntry, ...]:
 def interval(steps: tuple[int, ...] = INTERVALS) -> tuple[OptimizerEntry, ...]:
     """E12: K against wall-clock."""
     return tuple(_entry(name, interval=k) for name in _APO for k in steps)
+
+
+def _questions(entries: Iterable[OptimizerEntry]) -> Iterator[Contrast]:
+    """Each variation against the setting that it varies; APO-LR against SGDm from the same initial rate."""
+    for entry in entries:
+        name, varied = entry.optimizer, {key: value for key, value in entry.overrides.items() if key in _VARIED}
+        if not varied or varied in ({"interval": _USUAL_INTERVAL}, {"fresh_batch": False}):
+            continue
+        words = ", ".join(f"{key}={value}" for key, value in varied.items())
+        left = Selector(optimizer=name, setting=varied)
+        if "lr" not in varied:
+            base = Selector(optimizer=name, setting={"fresh_batch": False, "interval": _USUAL_INTERVAL})
+            family = _VARIED[next(iter(varied))]
+            yield Contrast(name=f"{name} with {words}", left=left, right=base, family=f"{family} of {name}")
+        elif name == "apo-lr-sgdm":
+            right = Selector(optimizer="sgdm", setting=varied)
+            yield Contrast(name=f"{name} against sgdm from {words}", left=left, right=right, family="initial rate")
 
 
 def ablations(scale: Scale) -> Suite:
@@ -81,4 +104,5 @@ def ablations(scale: Scale) -> Suite:
         tasks=(TaskEntry(task=task, epochs=epochs, seeds=seeds),),
         optimizers=tuple(entries),
         precisions=(Precision.FP32, Precision.FP16) if scale is Scale.SMOKE else (Precision.FP32,),
+        contrasts=tuple(_questions(entries)),
     )

@@ -10,6 +10,7 @@ KFAC's defaults, and APO-P's meta-learning rate and warm-up as recalled, not ver
 At scale ``study`` every competitor runs at a constant rate, and those that do not adapt theirs under a cosine too.
 """
 
+from apo_bench.records.contrast import Contrast, Selector, against
 from apo_bench.records.schedules import Constant, Cosine, Schedule
 from apo_bench.records.spec import Precision, Scalar, Scale
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
@@ -66,6 +67,20 @@ _PAPER_OVERRIDES: dict[str, dict[str, Scalar]] = {
 }
 
 
+_OTHERS = (
+    *against("apo-p", "kfac", family="second order"),
+    *(
+        Contrast(
+            name=f"{name} in fp16 against fp32",
+            left=Selector(optimizer=name, precision=Precision.FP16),
+            right=Selector(optimizer=name, precision=Precision.FP32),
+            family="precision",
+        )
+        for name in ("sgdm", "adam", "kfac", "apo-p")
+    ),
+)
+
+
 def classification(scale: Scale) -> Suite:
     """Image classification: which optimizer generalizes best for a given number of epochs.
 
@@ -99,6 +114,7 @@ def classification(scale: Scale) -> Suite:
             for name, chosen in schedules.items()
         ),
         precisions=(Precision.FP32, Precision.FP16),
+        contrasts=(*against("sgdm", "adam", "kfac", "apo-p"), *_OTHERS),
     )
 
 

@@ -5,6 +5,7 @@ The paper's table says 16 bit and not which format [P]; both are run here, and f
 
 import msgspec
 
+from apo_bench.records.contrast import Contrast, Selector, against
 from apo_bench.records.spec import Precision, Scale
 from apo_bench.records.suite import Suite
 from apo_bench.suites import study
@@ -30,4 +31,18 @@ def low_precision(scale: Scale) -> Suite:
         tasks=tuple(entry for entry in base.tasks if entry.task in _NETWORKS[scale]),
         optimizers=tuple(entry for entry in base.optimizers if entry.optimizer in _COMPETITORS),
         precisions=precisions if scale is Scale.SMOKE else (Precision.FP32, *precisions),
+        contrasts=(
+            *against("sgdm", "kfac", "apo-p"),
+            *against("apo-p", "kfac", family="second order"),
+            *(
+                Contrast(
+                    name=f"{name} in {precision} against fp32",
+                    left=Selector(optimizer=name, precision=precision),
+                    right=Selector(optimizer=name, precision=Precision.FP32),
+                    family="precision",
+                )
+                for name in _COMPETITORS
+                for precision in precisions
+            ),
+        ),
     )

@@ -10,10 +10,11 @@ At scale ``study`` APO-LR tries as many proximity weights as its base tries rate
 worth points.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from apo_bench.records.contrast import Contrast, Selector
 from apo_bench.records.schedules import Step
 from apo_bench.records.spec import Precision, Scalar, Scale
 from apo_bench.records.suite import TUNING_SEED, OptimizerEntry, Suite, TaskEntry
@@ -77,6 +78,28 @@ def _study() -> TaskEntry:
     return msgspec.structs.replace(study.image_task(study.RESNET), optimizers=tuple(entries))
 
 
+def _questions(tasks: Sequence[TaskEntry]) -> Iterator[Contrast]:
+    """APO-LR against the best fixed rate, by the training loss in E7, and against step decay."""
+    has_decay = {entry.task: any(isinstance(one.schedule, Step) for one in entry.optimizers) for entry in tasks}
+    e7, e8 = (tuple(task for task, decays in has_decay.items() if decays is kind) for kind in (False, True))
+    for base in _ALL:
+        apo, fixed = Selector(optimizer=f"apo-lr-{base}"), Selector(optimizer=base, schedule="constant")
+        decayed = Selector(optimizer=base, schedule="step")
+        if base in _TWO:
+            yield Contrast(
+                name=f"apo-lr-{base} against the best fixed rate, training loss", left=apo, right=fixed,
+                quantity="train_loss", family="fixed rate", tasks=e7,
+            )  # fmt: skip
+        yield Contrast(
+            name=f"apo-lr-{base} against the best fixed rate", left=apo, right=fixed, family="fixed rate", tasks=e8
+        )
+        yield Contrast(name=f"apo-lr-{base} against step decay", left=apo, right=decayed, family="schedule", tasks=e8)
+        yield Contrast(
+            name=f"step decay against the best fixed rate, {base}", left=decayed, right=fixed, family="sensitivity",
+            tasks=e8,
+        )  # fmt: skip
+
+
 def lr_adaptation(scale: Scale) -> Suite:
     """Learning-rate adaptation: APO-LR against the best fixed rate and against step decay."""
     lenet, mlp = "fashion-mnist-20k.lenet", "fashion-mnist-20k.mlp-1000"
@@ -101,4 +124,5 @@ def lr_adaptation(scale: Scale) -> Suite:
         optimizers=(),
         precisions=(Precision.FP32, Precision.FP16) if scale is Scale.SMOKE else (Precision.FP32,),
         tuning_seeds=tuning_seeds,
+        contrasts=tuple(_questions(tasks)),
     )

@@ -7,7 +7,7 @@ defaults, chosen on another network.
 from apo_bench.records.spec import Precision, Scale
 from apo_bench.records.suite import TUNING_SEED, OptimizerEntry, Suite, TaskEntry
 from apo_bench.suites import study
-from apo_bench.suites.regression import COMPETITORS
+from apo_bench.suites.regression import COMPETITORS, CONTRASTS
 
 
 def reconstruction(scale: Scale) -> Suite:
@@ -39,4 +39,5 @@ def reconstruction(scale: Scale) -> Suite:
         optimizers=optimizers,
         precisions=precisions,
         tuning_seeds=tuning_seeds,
+        contrasts=CONTRASTS,
     )

@@ -7,12 +7,14 @@ scale ``paper`` the linear map, which is the same, has those too, and nothing el
 ``local`` with twice the budget and five seeds.
 """
 
+from apo_bench.records.contrast import against
 from apo_bench.records.spec import Precision, Scalar, Scale
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 from apo_bench.suites import study
 
 COMPETITORS = ("sgdm", "adam", "soap", "kfac", "ekfac", "apo-p")
 """The paper's, with SOAP in place of Shampoo, whose successor it is, and EKFAC."""
+CONTRASTS = (*against("sgdm", *COMPETITORS[1:]), *against("apo-p", "kfac", family="second order"))
 LINEAR_STEPS = 5000
 """Full-batch steps of E1: APO-P updates its preconditioner 500 times in them."""
 
@@ -78,4 +80,5 @@ def regression(scale: Scale) -> Suite:
         tasks=tasks,
         optimizers=tuple(OptimizerEntry(optimizer=name, overrides={"weight_decay": 0.0}) for name in COMPETITORS),
         precisions=precisions,
+        contrasts=CONTRASTS,
     )

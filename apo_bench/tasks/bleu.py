@@ -9,7 +9,7 @@ import torch
 from apo_bench.data.examples import Examples
 from apo_bench.data.transfer import send
 from apo_bench.models.decoding import beam_search
-from apo_bench.records.facts import Direction
+from apo_bench.records.facts import Axis, Direction
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.bleu import BLEU
@@ -33,6 +33,7 @@ class Bleu:
     """
 
     name = "BLEU"
+    axis = Axis.LINEAR
     direction = Direction.MAXIMIZE
 
     def __init__(

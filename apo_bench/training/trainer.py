@@ -27,7 +27,7 @@ from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import UpdateRule
 from apo_bench.problem.seeds import Purpose
 from apo_bench.records.events import Event
-from apo_bench.records.facts import PrecisionBackend, TaskFacts
+from apo_bench.records.facts import Axis, PrecisionBackend, TaskFacts
 from apo_bench.records.outcome import Diverged
 from apo_bench.records.spec import RunSpec
 from apo_bench.training import autopsy
@@ -219,6 +219,7 @@ def _facts(task: Task, model: nn.Module, splits: Splits, batches: BatchStream) -
         steps_per_epoch=batches.batches_per_pass,
         metric=task.metric.name,
         direction=task.metric.direction,
+        metric_axis=axis if isinstance(axis := getattr(task.metric, "axis", None), Axis) else None,
         metric_signature=task.metric.signature if isinstance(task.metric, CorpusMetric) else None,
         target=target.validation if target else None,
         target_version=target.version if target else None,

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 from support.records import FACTS, record
 
-from apo_bench.evidence.intervals import mean_interval
 from apo_bench.evidence.leaderboard import leaderboard, planned_leaderboard
+from apo_bench.evidence.summary import summary
 from apo_bench.evidence.table import run_table
 from apo_bench.records.events import CurvePoint
-from apo_bench.records.facts import Direction, PrecisionBackend
+from apo_bench.records.facts import Axis, Direction, PrecisionBackend
 from apo_bench.records.outcome import Crashed, Diverged, Failed, Reason, Undefined
 from apo_bench.records.run import RunRecord
 from apo_bench.records.schedules import Constant, Cosine, Schedule, Step
@@ -163,13 +163,13 @@ def test_training_loss_is_the_last_of_the_curve_over_seeds() -> None:
     lost = record("kfac", 0, None, outcome=Diverged(step=12, reason=Reason.TRAINING_LOSS))
     board = leaderboard("s", Scale.LOCAL, [*made, _with_losses(lost, 2.0), record("sgd", 0, 1.0)])
     rows = {row.competitor: row for row in board.sections[0].rows}
-    assert rows["sgdm"].train_loss == mean_interval([0.5, 0.25, 0.75])
+    assert rows["sgdm"].train_loss == summary([0.5, 0.25, 0.75], Axis.LOG)
     assert rows["kfac"].train_loss is None
     assert rows["sgd"].train_loss is None
     page = leaderboard_markdown(board)
     cells = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in page.splitlines() if line[:1] == "|"}
     assert cells["optimizer"] == "training loss"
-    assert (cells["sgdm"], cells["adam"], cells["kfac"]) == ("0.5000 ± 0.62", "1.235e-07", "–")
+    assert (cells["sgdm"], cells["adam"], cells["kfac"]) == ("0.4543 ×/÷ 3.98", "1.235e-07", "–")
     table = run_table([*made, lost])
     assert list(table["train_loss"].dropna()) == [1.23456e-7, 0.5, 0.25, 0.75]
     assert table["train_loss"].isna().sum() == 1
@@ -188,4 +188,17 @@ def test_two_schedules_of_a_kind_are_told_apart_by_what_differs() -> None:
         "sgdm (cosine)",
         "sgdm (step decay=0.1)",
         "sgdm (step decay=0.2)",
+    ]
+
+
+def test_a_competitor_has_one_name_in_all_precisions() -> None:
+    """fp16 has another rate by default, and only fp32 has a second schedule."""
+    records = [record("adam", 0, 80.0, lr=0.1), record("adam", 0, 79.0, precision=Precision.FP16, lr=0.3)]
+    rows = leaderboard("s", Scale.LOCAL, records).sections[0].rows
+    assert [row.competitor for row in rows] == ["adam", "adam"]
+    rows = leaderboard("s", Scale.LOCAL, [*records, record("adam", 0, 78.0, lr=0.5)]).sections[0].rows
+    assert [(row.competitor, row.precision) for row in rows] == [
+        ("adam (lr=0.1)", Precision.FP32),
+        ("adam (lr=0.3)", Precision.FP16),
+        ("adam (lr=0.5)", Precision.FP32),
     ]

@@ -7,10 +7,11 @@ import msgspec
 import pytest
 
 from apo_bench.errors import DataError
-from apo_bench.planning.reuse import Reuse, Sources, current
+from apo_bench.evidence.cells import Made, cells
+from apo_bench.planning.reuse import Reuse, Sources
 from apo_bench.plugins.registry import optimizers, tasks
 from apo_bench.records.outcome import Crashed, Exhausted, Outcome
-from apo_bench.records.run import SCHEMA, Fingerprint, Intent, Role, RunRecord, now
+from apo_bench.records.run import SCHEMA, Fingerprint, Intent, RunRecord, now
 from apo_bench.records.spec import Budget, Device, OptimizerSpec, Precision, RunSpec, Scale
 from apo_bench.store.scan import Scan
 
@@ -88,7 +89,10 @@ def test_a_check_sees_the_results_that_a_run_would_reuse(sources: Sources) -> No
     good = made(present)
     other = msgspec.structs.replace(RUN, seed=1)
     old = made(msgspec.structs.replace(present, harness="edited"), run=other)
-    shown = [good.under(suite="another", role=Role.TUNING), old, made(present, Crashed(message="m"), other)]
-    kept, others = current(shown, sources, scan(good, old))
-    assert kept == [good.under(suite="another", role=Role.TUNING)]
-    assert others == 1
+    (runs,) = cells(
+        [good, old, made(present, Crashed(message="m"), other)], "s", Scale.LOCAL, code=sources.fingerprint
+    ).cells
+    assert runs.results == (good,)
+    assert (runs.made, runs.left_out, len(runs.failures)) == (Made.INSTALLED, 0, 1)
+    (runs,) = cells([good, old], "s", Scale.LOCAL, code=sources.fingerprint).cells
+    assert (runs.results, runs.left_out) == ((good,), 1)

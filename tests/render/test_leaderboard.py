@@ -67,7 +67,7 @@ def test_scores_are_shown_with_the_digits_of_their_metric(metric: str, score: fl
 
 
 def test_small_differences_are_not_rounded_away() -> None:
-    facts = msgspec.structs.replace(FACTS, direction=Direction.MINIMIZE, metric="half squared error")
+    facts = msgspec.structs.replace(FACTS, direction=Direction.MINIMIZE, metric="mean absolute error")
     made = [record("sgdm", seed, 3e-7 + seed * 1e-8, facts=facts) for seed in range(3)]
     made += [record("adam", seed, 1e-7 + seed * 1.01e-8, facts=facts) for seed in range(3)]
     page = leaderboard_markdown(leaderboard("s", Scale.LOCAL, made))

@@ -4,10 +4,11 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import msgspec
 import pytest
 from support.hostile_records import write
 from support.opened import opened
-from support.records import record
+from support.records import PRINT, record
 
 from apo_bench.files import is_temporary
 from apo_bench.planning.plan import Plan, PlannedRun
@@ -92,3 +93,37 @@ def test_the_last_of_two_thousand_runs_is_read_as_fast_as_the_first(tmp_path: Pa
         board.finished(one.spec, one.outcome)
         taken.append(time.perf_counter() - begin)
     assert sorted(taken[-100:])[50] < 0.01
+
+
+def test_a_run_of_a_part_of_a_suite_leaves_the_rest_on_its_page(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", create=True)
+    there = [record("sgdm", 0, 70.0, task="other"), record("adam", 0, 75.0)]
+    assert all(write(store, one) for one in there)
+    new = record("sgdm", 0, 80.0)
+    board = LiveLeaderboard(store, _planned([new]), store.scan())
+    shown = board.publish()
+    assert [section.task for section in shown.sections] == ["t"]  # the plan's own
+    page = board.path.read_text(encoding="utf-8")
+    assert all(name in page for name in ("## t on cpu", "## other on cpu", "70.00", "75.00"))
+    assert "2 of 3 runs have a result" in page
+    assert write(store, new)
+    board.finished(new.spec, new.outcome)
+    page = board.path.read_text(encoding="utf-8")
+    assert all(name in page for name in ("70.00", "75.00", "80.00", "3 of 3 runs have a result"))
+
+
+def test_a_stale_result_does_not_stand_for_a_planned_run(tmp_path: Path) -> None:
+    """Nor does it leave the page while another seed of its cell has no result of the new code."""
+    store = Store(tmp_path / "store", create=True)
+    stale = msgspec.structs.replace(PRINT, harness="old")
+    old = [record("adam", seed, 10.0).under(fingerprint=stale) for seed in (0, 1)]
+    assert all(write(store, one) for one in old)
+    new = record("adam", 0, 80.0)
+    board = LiveLeaderboard(store, _planned([new]), store.scan())
+    assert board.publish().sections[0].rows[0].results == 0
+    assert "adam †" in board.path.read_text(encoding="utf-8")  # the other seed's
+    assert write(store, new)
+    board.finished(new.spec, new.outcome)
+    page = board.path.read_text(encoding="utf-8")
+    assert "10.00" not in page
+    assert "1 run left out" in page
