@@ -1,12 +1,12 @@
-"""APO-P that starts at the damped Kronecker factors of KFAC's first steps and not at the identity; ours, not the paper's.
+"""APO-P that starts at the damped Kronecker factors of KFAC's first steps and not at the identity: ours.
 
 KFAC with unfactored damping is exactly representable by APO-P's structure. With the eigendecompositions of its factors,
 A = U_A s_A U_Aᵀ and G = U_G s_G U_Gᵀ,
 
     (λ_FSD A ⊗ G + λ_0 I)⁻¹ = (U_A ⊗ U_G) diag(vec S)² (U_A ⊗ U_G)ᵀ,    S = (λ_FSD s_G s_Aᵀ + λ_0)^(−1/2),
 
-which is T1's best P where the Fisher information is the discrepancy's Hessian. So the first steps are KFAC's, then there
-is one eigendecomposition of each factor, and from there on P is learned: no covariance and no inverse again.
+which is T1's best P where the Fisher information is the discrepancy's Hessian. So the first steps are KFAC's, then
+there is one eigendecomposition of each factor, and from there on P is learned: no covariance and no inverse again.
 """
 
 import contextlib

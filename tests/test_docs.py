@@ -333,6 +333,10 @@ def test_the_examples_work_as_installed_distributions(shell: Shell, name: str, p
         "apo_bench.cli.selection",
         "apo_bench.text",
         "apo_bench.evidence.intervals",
+        "apo_bench.evidence.censored",
+        "apo_bench.evidence.collapse",
+        "apo_bench.evidence.estimates",
+        "apo_bench.evidence.families",
     ],
 )
 def test_docstring_examples(module: str) -> None:
