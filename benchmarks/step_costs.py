@@ -203,7 +203,8 @@ class Bench:
             outputs = problem.outputs(self.batch)
         loss = problem.loss(outputs, self.batch)
         edges = [call.output for call in calls]
-        gradients = problem.intermediate_gradients(loss, edges).values
+        values = problem.intermediate_gradients(loss, edges).values
+        gradients = [call.shaped(value) for call, value in zip(calls, values, strict=True)]
         rule = KFAC(self.problem(), Settings(lr=1e-9))
         rule.step(self.batch)
         matrices = [to_matrix(layer, rule.problem.parameters).detach() for layer in rule.layers]

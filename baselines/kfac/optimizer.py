@@ -26,6 +26,7 @@ from baselines.kfac.examples import Arrangement, Examples, Free
 from baselines.kfac.factors import Sharing
 from baselines.kfac.gathering import Gathered
 from baselines.kfac.hooks import Call, recording
+from baselines.kfac.reach import reach
 
 
 class Fisher(StrEnum):
@@ -220,7 +221,9 @@ class KFAC:
                 outputs = problem.outputs(part, eager=True)
             calls = own_calls
             arrangements = dict.fromkeys(range(len(self.layers)), Free())
-        gathered = [Gathered(arrangements.get(place), count) for place in range(len(self.layers))]
+        reached = reach(problem, self._layer_of, calls, arrangements, outputs[:count], part, batch.size)
+        places = range(len(self.layers))
+        gathered = [Gathered(arrangements.get(place), count, reached.get(place)) for place in places]
         for call in calls:
             gathered[self._layer_of[call.module]].take(call)
         edges = [call.output for call in calls]
@@ -231,7 +234,7 @@ class KFAC:
             for own in gathered:
                 own.start_loss()
             for call, value in zip(calls, gradients.values, strict=True):
-                gathered[self._layer_of[call.module]].take_gradient(value)
+                gathered[self._layer_of[call.module]].take_gradient(call.shaped(value))
         with torch.no_grad():
             return [own.rows(self.settings.sharing, normalizer) for own in gathered]
 
