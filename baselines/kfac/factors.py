@@ -17,6 +17,7 @@ Shapes: ``x_NRI`` inputs, ``g_NRO`` gradients of the mean loss, ``kept_NR`` whic
 ``S_OI``. With a bias, I counts one input more, which is always 1 and never stored.
 """
 
+import itertools
 from enum import StrEnum
 
 import torch
@@ -99,9 +100,9 @@ def input_factor(x_NRI: InputRows, kept_NR: Kept | None = None, *, bias: bool) -
     rows = x_NRI.flatten(0, 1) if kept_NR is None else x_NRI[kept_NR]
     count, features = rows.shape
     if not bias:
-        return (rows.mT @ rows).div_(count)
+        return gram(rows).div_(count)
     A_II = rows.new_empty(features + 1, features + 1)
-    A_II[:features, :features] = rows.mT @ rows
+    A_II[:features, :features] = gram(rows)
     A_II[features, :features] = A_II[:features, features] = rows.sum(0)
     A_II[features, features] = count
     return A_II.div_(count)
@@ -110,7 +111,28 @@ def input_factor(x_NRI: InputRows, kept_NR: Kept | None = None, *, bias: bool) -
 def gradient_factor(g_NRO: GradientRows, normalizer: int) -> Float[Tensor, "O O"]:
     """G = N Σ ĝ ĝᵀ, where N is what the mean loss was divided by."""
     rows = g_NRO.flatten(0, 1)
-    return (rows.mT @ rows).mul_(normalizer)
+    return gram(rows).mul_(normalizer)
+
+
+def gram(rows_MD: Float[Tensor, "M D"]) -> Float[Tensor, "D D"]:
+    """Σ x xᵀ over all rows.
+
+    Of a large one only the blocks on and above the diagonal are products, 5/8 of them with 4 × 4 blocks; those below
+    are copies. torch has no symmetric product.
+
+    >>> gram(torch.tensor([[1.0, 2.0], [3.0, 0.0]]))
+    tensor([[10.,  2.],
+            [ 2.,  4.]])
+    """
+    features = rows_MD.shape[1]
+    if features < _LARGE:
+        return rows_MD.mT @ rows_MD
+    found_DD = rows_MD.new_empty(features, features)
+    for start, stop in itertools.pairwise(features * block // _BLOCKS for block in range(_BLOCKS + 1)):
+        products = rows_MD[:, start:stop].mT @ rows_MD[:, start:]
+        found_DD[start:stop, start:] = products
+        found_DD[stop:, start:stop] = products[:, stop - start :].mT
+    return found_DD
 
 
 def squares_in_basis(
@@ -139,5 +161,7 @@ def squares_in_basis(
     return S_OI.mul_(normalizer)
 
 
+_LARGE = 256
+_BLOCKS = 4
 _CHUNK = 2**22
 """Numbers in the gradients of the examples that are held at once: 16 MiB in float32."""

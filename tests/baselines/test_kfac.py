@@ -20,7 +20,8 @@ from baselines.kfac.damping import (
     Solver,
 )
 from baselines.kfac.hooks import recording
-from baselines.kfac.optimizer import KFAC, ClipRate, Fisher, Settings
+from baselines.kfac.optimizer import KFAC
+from baselines.kfac.settings import ClipRate, Fisher, Settings
 
 
 def _trained(disturb: Any = None, steps: int = 6, **settings: Any) -> dict[str, Tensor]:

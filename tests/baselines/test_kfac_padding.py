@@ -18,8 +18,9 @@ from apo_bench.models.transformer import PAD, transformer
 from baselines.kfac.curvature import CorrectedCurvature, KroneckerCurvature
 from baselines.kfac.damping import Eigenbasis
 from baselines.kfac.factors import Sharing
-from baselines.kfac.optimizer import KFAC, Fisher, Settings
+from baselines.kfac.optimizer import KFAC
 from baselines.kfac.reach import counted_outputs
+from baselines.kfac.settings import Fisher, Settings
 
 PIECES = 7
 SOURCES, TARGETS = (5, 2, 4, 3), (2, 4, 1, 3)
