@@ -12,7 +12,10 @@ The floor is what the method cannot do without, measured in the same rounds: SGD
 pass over B′ and forward and backward passes over B and B′; for a factor step a backward pass to the layers' outputs and
 the products of the factors; for an inversion the Cholesky factorizations; for every step the products with P.
 
-    python benchmarks/step_costs.py [--models lenet resnet18-w16 resnet18-w64] [--rounds 20] [--peers] [--output PAGE]
+"KFAC, declared defaults" is the competitor `kfac` as it is registered, with its own intervals; the other rows have the
+same intervals for all. AlexNet is that of the task `fashion-mnist-20k.alexnet-w16`.
+
+    python benchmarks/step_costs.py [--models lenet alexnet-w16 resnet18-w16] [--rounds 20] [--peers] [--output PAGE]
 """
 
 import argparse
@@ -30,15 +33,18 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from apo_bench import Batch, CrossEntropy, Precision, PrecisionPolicy, Problem, TorchRule, UpdateRule
+from apo_bench.measure.kinds import step_kinds
+from apo_bench.models.alexnet import alexnet
 from apo_bench.models.lenet import lenet
 from apo_bench.models.resnet import resnet18
 from apo_bench.optim import APOLR, APOP, ProximalWeights, Structure, kronecker
 from apo_bench.optim.layers import to_matrix
-from baselines.kfac import factors
+from baselines.kfac import factors, kfac
 from baselines.kfac.curvature import CorrectedCurvature, KroneckerCurvature
 from baselines.kfac.damping import Damping, Solver, damped_inverses
 from baselines.kfac.hooks import recording
-from baselines.kfac.optimizer import KFAC, Settings
+from baselines.kfac.optimizer import KFAC
+from baselines.kfac.settings import Settings
 
 K = 10
 """Steps between two meta-updates, and between two estimates of the factors."""
@@ -57,6 +63,11 @@ APO_P = {
 APO_LR = {"APO-LR": 1.0, "APO-LR, quarters": QUARTERS}
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "lenet": (functools.partial(lenet, in_channels=1, image_size=28, classes=10), (128, 1, 28, 28), 200),
+    "alexnet-w16": (
+        functools.partial(alexnet, in_channels=1, image_size=28, classes=10, width=16),
+        (128, 1, 28, 28),
+        60,
+    ),
     "resnet18-w16": (functools.partial(resnet18, in_channels=3, classes=10, width=16), (64, 3, 32, 32), 12),
     "resnet18-w64": (functools.partial(resnet18, in_channels=3, classes=10, width=64), (32, 3, 32, 32), 5),
 }
@@ -141,6 +152,11 @@ class Bench:
                 Kind(name, self.stepping(rule, K), 1 / K - 1 / INVERSES, "factors"),
                 Kind(name, self.stepping(rule, 1), 1 - 1 / K, PLAIN),
             ]
+        declared = kfac.build(self.problem(), kfac.hyperparameters(lr=1e-4))
+        found += [
+            Kind("KFAC, declared defaults", self.stepping(declared, kind.at), float(kind.share), kind.name)
+            for kind in step_kinds(declared)
+        ]
         for name, (structure, share) in APO_P.items():
             weights = ProximalWeights(fsd=1.0, wsd=0.0, share=share)
             rule = APOP(self.problem(), lr=1e-4, weights=weights, meta_lr=1e-6, interval=K, structure=structure)
@@ -203,7 +219,8 @@ class Bench:
             outputs = problem.outputs(self.batch)
         loss = problem.loss(outputs, self.batch)
         edges = [call.output for call in calls]
-        gradients = problem.intermediate_gradients(loss, edges).values
+        values = problem.intermediate_gradients(loss, edges).values
+        gradients = [call.shaped(value) for call, value in zip(calls, values, strict=True)]
         rule = KFAC(self.problem(), Settings(lr=1e-9))
         rule.step(self.batch)
         matrices = [to_matrix(layer, rule.problem.parameters).detach() for layer in rule.layers]

@@ -1,5 +1,6 @@
 """Whether the parts of a task fit together, tried on one batch before the first step; and what a metric may return."""
 
+import contextlib
 import copy
 import math
 
@@ -10,6 +11,7 @@ from apo_bench.data.examples import Batch, Splits
 from apo_bench.errors import UsageError
 from apo_bench.plugins.metrics import CorpusMetric, Counted, Metric
 from apo_bench.plugins.task import Task
+from apo_bench.problem.problem import Problem
 from apo_bench.problem.shapes import Checked, ShapeError
 from apo_bench.records.facts import Direction
 
@@ -50,6 +52,13 @@ def check_metric(task: Task, outputs: Tensor, batch: Batch) -> None:
         with torch.no_grad():
             total = total_of(metric, outputs.detach(), batch)
         mean_of(metric, float(total), count_of(metric, batch))
+
+
+def counts_nothing(problem: Problem, targets: Tensor) -> bool:
+    """Whether a batch with these targets has no term of the loss; not where the objective needs its inputs to say."""
+    with contextlib.suppress(Exception):  # a plugin's own, and the inputs are not kept
+        return problem.normalizer(Batch((), targets)) == 0
+    return False
 
 
 def total_of(metric: Metric, outputs: Tensor, batch: Batch) -> Tensor | float:

@@ -30,6 +30,7 @@ from apo_bench.records.facts import Cost
 from apo_bench.records.outcome import Diverged, Reason, Undefined
 from apo_bench.records.schedules import Constant, learning_rate_factor
 from apo_bench.say import note
+from apo_bench.training.agreement import counts_nothing
 from apo_bench.training.blame import RuleFailedError, is_the_rules_fault
 from apo_bench.training.checkpoint import Checkpoints, NotStorableError
 from apo_bench.training.evaluation import evaluate
@@ -74,7 +75,7 @@ class Loop:
         self.last: StepResult | None = None
         self._schedulable = _schedulable(setup)
         self._card = CardUse(open_card(setup.clock.device))
-        self._unseen: list[StepResult] = []
+        self._unseen: list[tuple[StepResult, torch.Tensor]] = []
         self._next_progress = 0.0
         self._is_storable = True
 
@@ -175,7 +176,7 @@ class Loop:
                 raise RuleFailedError(state.taken + 1, last_line(error)) from error
             raise
         self.last = result
-        self._unseen.append(result)
+        self._unseen.append((result, batch.targets))
         state.taken += 1
         state.skipped_in_a_row = 0 if result.applied else state.skipped_in_a_row + 1
         if state.skipped_in_a_row == GIVE_UP:
@@ -208,10 +209,21 @@ class Loop:
         return True
 
     def _look(self, first: int) -> None:
-        """Find the first loss of the block that is not finite; a skipped step's loss says nothing."""
+        """Find the first loss of the block that is not finite; a skipped step's loss says nothing.
+
+        Raises:
+            UsageError: It is not finite because no example of the batch counts: a mean over nothing is no number. That
+                is no divergence, and no step either, though momentum and weight decay would move the parameters. It is
+                not looked for before the step, where it would synchronize the device each time.
+        """
         state = self.state
-        losses = torch.stack([result.loss for result in self._unseen]).tolist()
-        for step, (loss, result) in enumerate(zip(losses, self._unseen, strict=True), start=first + 1):
+        losses = torch.stack([result.loss for result, _ in self._unseen]).tolist()
+        for step, (loss, (result, targets)) in enumerate(zip(losses, self._unseen, strict=True), start=first + 1):
+            if self.diverged is None and not math.isfinite(loss) and counts_nothing(self.setup.problem, targets):
+                raise UsageError(
+                    f"step {step}: no example of the training batch has a label, and a mean over none is no loss; "
+                    "leave examples without a label out of the training split, or make batches larger"
+                )
             if not result.applied:
                 state.skipped += 1
             elif math.isfinite(loss):

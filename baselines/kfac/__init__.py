@@ -4,11 +4,12 @@ import dataclasses
 from enum import StrEnum
 from typing import Any
 
-from apo_bench import Competitor, Problem, Search, UpdateRule, hyperparameter
+from apo_bench import Competitor, Problem, Search, UpdateRule, UsageError, hyperparameter
 from baselines.kfac.curvature import CorrectedCurvature
 from baselines.kfac.damping import Damping, Solver
 from baselines.kfac.factors import Sharing
-from baselines.kfac.optimizer import KFAC, ClipRate, Fisher, Settings
+from baselines.kfac.optimizer import KFAC
+from baselines.kfac.settings import ClipRate, Fisher, Rest, Settings
 
 __all__ = [
     "KFAC",
@@ -16,6 +17,7 @@ __all__ = [
     "CorrectedCurvature",
     "Damping",
     "Fisher",
+    "Rest",
     "Settings",
     "Sharing",
     "Solver",
@@ -38,6 +40,8 @@ class _Hyperparameters:
     clip_rate: str = hyperparameter("declared")
     fisher: str = hyperparameter("true")
     sharing: str = hyperparameter("expand")
+    rest: str = hyperparameter("sgd")
+    rest_lr: float | None = hyperparameter(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +65,12 @@ def _settings(h: _Hyperparameters) -> Settings:
         "sharing": Sharing,
         "solver": Solver,
         "form": Damping,
+        "rest": Rest,
     }
     for name, kind in choices.items():
         if name in fields:
+            if fields[name] not in list(kind):
+                raise UsageError(f"KFAC: {name} must be one of {', '.join(kind)} (got {fields[name]!r})")
             fields[name] = kind(fields[name])
     return Settings(**fields)
 
@@ -78,7 +85,7 @@ def _build_ekfac(problem: Problem, h: EKFACHyperparameters) -> UpdateRule:
 
 _OUTSIDE_LAYERS = (
     "all but linear layers and 2-d convolutions that the model calls: embeddings, attention of torch, grouped "
-    "convolutions, weights behind parametrizations; they step as under SGDm"
+    "convolutions, weights behind parametrizations; they step as `rest` says"
 )
 kfac = Competitor(
     KFACHyperparameters,

@@ -17,13 +17,16 @@ class Rows(NamedTuple):
 
     Attributes:
         x_NRI: Inputs.
-        g_NRO: Gradients of the mean loss; several losses stand one behind the other along N.
+        g_NRO: Gradients of the mean loss; several losses stand one behind the other along N. 0 in rows that do not
+            count.
         normalizer: What the mean loss was divided by.
+        kept_NR: Which rows count; `None` where all do.
     """
 
     x_NRI: Tensor
     g_NRO: Tensor
     normalizer: int
+    kept_NR: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,7 @@ class KroneckerCurvature:
         """Take one estimate into the averages; the first ones count alike (Martens and Grosse, 2015, section 5)."""
         self.estimates += 1
         keep = self._keep()
-        new_A = factors.input_factor(rows.x_NRI, bias=self.bias)
+        new_A = factors.input_factor(rows.x_NRI, rows.kept_NR, bias=self.bias)
         new_G = factors.gradient_factor(rows.g_NRO, rows.normalizer)
         self.A_II = _averaged(self.A_II, new_A, keep, self.storage)
         self.G_OO = _averaged(self.G_OO, new_G, keep, self.storage)

@@ -89,7 +89,8 @@ def inverse(matrix: Symmetric, damping: Scalar) -> Symmetric:
         factor, info = torch.linalg.cholesky_ex(damped)
         if int(info) == 0:
             found = torch.cholesky_inverse(factor).to(matrix.dtype)
-            if bool(found.isfinite().all()):
+            # of a positive definite matrix no entry is larger than the largest on the diagonal
+            if bool(found.diagonal().isfinite().all()):
                 return found
     raise NotInvertibleError
 

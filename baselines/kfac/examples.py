@@ -120,7 +120,7 @@ class Examples:
     def _leads(self, calls: Sequence[Call]) -> dict[int, _Leads]:
         leads: dict[int, list[tuple[int, ...]]] = {}
         for call in calls:
-            leads.setdefault(self.layers[call.module], []).append(_lead(call.module, call.inputs))
+            leads.setdefault(self.layers[call.module], []).append(lead_of_call(call.module, call.inputs))
         return {layer: tuple(shapes) for layer, shapes in leads.items() if any(prod(lead) for lead in shapes)}
 
     def _known(self, layer: int, leads: _Leads, size: int) -> Arrangement | None:
@@ -189,8 +189,8 @@ class Examples:
         with (
             problem.phase("curvature"),
             problem.lookahead(),
-            _without_zeros(problem.model),
-            _RowsApart(),
+            without_zeros(problem.model),
+            RowsApart(),
             recording(self.layers) as calls,
         ):
             outputs = problem.outputs(batch, eager=True)
@@ -205,8 +205,8 @@ class Examples:
                     )
         traced: dict[int, list[_Traced]] = {}
         for call, *gradients in zip(calls, *found, strict=True):
-            lead = _lead(call.module, call.inputs)
-            chosen, others = (_squares(call.module, gradient, prod(lead)) for gradient in gradients)
+            lead = lead_of_call(call.module, call.inputs)
+            chosen, others = (_squares(call.module, call.shaped(gradient), prod(lead)) for gradient in gradients)
             connected = any(gradient is not None for gradient in gradients)
             traced.setdefault(self.layers[call.module], []).append(_Traced(lead, chosen, others, connected))
         return traced
@@ -231,7 +231,8 @@ def _least_ndim(module: nn.Module) -> int:
     return 4 if isinstance(module, nn.Conv2d) else 2
 
 
-def _lead(module: nn.Module, inputs: Tensor) -> tuple[int, ...]:
+def lead_of_call(module: nn.Module, inputs: Tensor) -> tuple[int, ...]:
+    """The dimensions that count rows."""
     return tuple(inputs.shape[: max(0, inputs.ndim - _least_ndim(module) + 1)])
 
 
@@ -289,7 +290,7 @@ def _squares(module: nn.Module, gradient: Tensor | None, rows: int) -> Tensor:
 
 
 @contextlib.contextmanager
-def _without_zeros(model: nn.Module) -> Iterator[None]:
+def without_zeros(model: nn.Module) -> Iterator[None]:
     """Give parameters that are all zero other values for a while: they let no gradient through.
 
     Through .data: there may be a graph that holds them.
@@ -309,7 +310,7 @@ def _without_zeros(model: nn.Module) -> Iterator[None]:
             parameter.data.copy_(saved)
 
 
-class _RowsApart(TorchFunctionMode):
+class RowsApart(TorchFunctionMode):
     """While active, batch normalization scales every row by itself, so that no example influences another."""
 
     def __torch_function__(

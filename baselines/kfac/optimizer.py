@@ -3,16 +3,20 @@
     θ ← θ − η v,    v ← μ v + ν (A ⊗ G + damping)⁻¹ ∇J + λ_wd θ
 
 Every ``factor_interval`` steps A and G are estimated from the batch and averaged; every ``inverse_interval`` steps they
-are inverted. ν ≤ 1 is the KL clip. EKFAC keeps the eigenvectors of A and G and replaces the eigenvalues. Parameters
-outside linear and convolution layers (normalization, embeddings, packed projections of attention, grouped
-convolutions, weights behind parametrizations) step along their plain gradient; `KFAC.left_alone` names them.
+are inverted. EKFAC keeps the eigenvectors of A and G and replaces the eigenvalues.
+
+ν ≤ 1 is the KL clip, min(1, √(κ / (η² ⟨∇J, P ∇J⟩))) over all layers; ``clip_rate`` says which η it is. Weight decay
+enters neither P nor the clip: it shrinks every weight alike, by η λ_wd / (1 − μ) of itself a step in the long run, and
+at rest ∇J = −(λ_wd/ν) P⁻¹ θ.
+
+Parameters outside linear and convolution layers (normalization, embeddings, packed projections of attention, grouped
+convolutions, weights behind parametrizations) are stepped by what ``rest`` says: along their plain gradient by the same
+momentum (P = 1, ν = 1), or by Adam, with a learning rate of their own. `KFAC.left_alone` names them.
 """
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 import torch
@@ -21,90 +25,13 @@ from torch import Tensor, nn
 from apo_bench import Batch, Problem, StepResult, UsageError
 from apo_bench.optim.layers import Layer, find_layers, from_matrix, left_alone, to_matrix
 from baselines.kfac.curvature import KroneckerCurvature, Recipe, Rows
-from baselines.kfac.damping import Damping, Solver
 from baselines.kfac.examples import Arrangement, Examples, Free
 from baselines.kfac.factors import Sharing
 from baselines.kfac.gathering import Gathered
 from baselines.kfac.hooks import Call, recording
-
-
-class Fisher(StrEnum):
-    """From which gradients G is estimated.
-
-    ``TRUE``: of targets drawn from the model's own prediction, one an example. ``EXACT``: of the loss's exact Hessian
-    in the outputs, with a backward pass for each output. ``EMPIRICAL``: of the data's targets.
-    """
-
-    TRUE = "true"
-    EXACT = "exact"
-    EMPIRICAL = "empirical"
-
-
-class ClipRate(StrEnum):
-    """Which learning rate the KL clip's η is.
-
-    ``DECLARED``: ``lr``, so that ν P ∇J does not depend on the schedule, and a schedule shortens clipped steps too.
-    ``CURRENT``: that of the step, which the examples of kfac-pytorch (Pauloski et al., 2020) pass to it: as the rate
-    falls the clip lets go, and clipped steps stay as long.
-    """
-
-    DECLARED = "declared"
-    CURRENT = "current"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Hyperparameters of KFAC and EKFAC.
-
-    Attributes:
-        lr: η.
-        damping: λ.
-        momentum: μ, heavy-ball on the preconditioned gradient.
-        weight_decay: Coefficient of an L2 penalty; enters behind the preconditioner.
-        factor_interval: Steps between two estimates of the factors.
-        factor_share: Share of the batch's examples, the first ones, from which they are estimated (Martens and Grosse,
-            2015, section 8, τ₁).
-        inverse_interval: Steps between two inversions.
-        decay: Largest share of the old average that a new estimate leaves.
-        kl_clip: Largest η² ⟨∇J, P ∇J⟩, twice the KL divergence that a step is predicted to cause; 0 for no clip.
-        clip_rate: Which learning rate the η of ``kl_clip`` is.
-        fisher: From which gradients G is estimated.
-        sharing: How positions that share a weight are treated.
-        solver: How KFAC's factors are inverted.
-        form: Where KFAC's damping is added.
-    """
-
-    lr: float
-    damping: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    factor_interval: int = 10
-    factor_share: float = 1.0
-    inverse_interval: int = 10
-    decay: float = 0.95
-    kl_clip: float = 0.0
-    clip_rate: ClipRate = ClipRate.DECLARED
-    fisher: Fisher = Fisher.TRUE
-    sharing: Sharing = Sharing.EXPAND
-    solver: Solver = Solver.CHOLESKY
-    form: Damping = Damping.FACTORED
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of its range."""
-        for name, holds, fix in (
-            ("lr", self.lr > 0, "above 0"),
-            ("damping", self.damping > 0, "above 0"),
-            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
-            ("decay", 0 <= self.decay < 1, "in [0, 1)"),
-            ("factor_share", 0 < self.factor_share <= 1, "in (0, 1]"),
-            ("kl_clip", self.kl_clip >= 0, "at least 0"),
-            ("factor_interval", self.factor_interval >= 1, "at least 1"),
-            ("inverse_interval", self.inverse_interval >= 1, "at least 1"),
-        ):
-            if not holds:
-                raise UsageError(f"KFAC: {name} must be {fix} (got {getattr(self, name)})")
-        if self.solver is Solver.CHOLESKY and self.form is Damping.UNFACTORED:
-            raise UsageError("KFAC: unfactored damping needs eigenvectors; give solver 'eigen', or form 'factored'")
+from baselines.kfac.reach import reach
+from baselines.kfac.rest import adam_of
+from baselines.kfac.settings import ClipRate, Fisher, Settings
 
 
 class KFAC:
@@ -127,7 +54,7 @@ class KFAC:
         self.problem = problem
         self.settings = settings
         self.steps = 0
-        self.layers, _ = find_layers(problem.model, problem.parameters, called=True)
+        self.layers, rest = find_layers(problem.model, problem.parameters, called=True)
         if not self.layers:
             raise UsageError(
                 "KFAC: this model calls no linear layer and no convolution to precondition, so that all of it would be "
@@ -142,6 +69,8 @@ class KFAC:
             for layer in self.layers
         ]
         self._velocity: dict[int, Tensor] = {}
+        self._rest = frozenset(rest)
+        self._adam = adam_of(problem, rest, settings)
         self._generator = problem.generator("curvature")
         self._factor = 1.0
         self._clip: Tensor | None = None
@@ -162,8 +91,10 @@ class KFAC:
         return left_alone(self.problem.model, self.problem.parameters, seen)
 
     def scale_learning_rate(self, factor: float) -> None:
-        """Use ``factor`` times the learning rate from now on."""
+        """Use ``factor`` times the learning rates from now on."""
         self._factor = factor
+        if self._adam is not None:
+            self._adam.param_groups[0]["lr"] = self.settings.rate_of_rest * factor
 
     def step(self, batch: Batch) -> StepResult:
         """Estimate and invert the curvature where that is due, and step along the preconditioned gradient.
@@ -220,7 +151,9 @@ class KFAC:
                 outputs = problem.outputs(part, eager=True)
             calls = own_calls
             arrangements = dict.fromkeys(range(len(self.layers)), Free())
-        gathered = [Gathered(arrangements.get(place), count) for place in range(len(self.layers))]
+        reached = reach(problem, self._layer_of, calls, arrangements, outputs[:count], part, batch.size)
+        places = range(len(self.layers))
+        gathered = [Gathered(arrangements.get(place), count, reached.get(place)) for place in places]
         for call in calls:
             gathered[self._layer_of[call.module]].take(call)
         edges = [call.output for call in calls]
@@ -231,7 +164,7 @@ class KFAC:
             for own in gathered:
                 own.start_loss()
             for call, value in zip(calls, gradients.values, strict=True):
-                gathered[self._layer_of[call.module]].take_gradient(value)
+                gathered[self._layer_of[call.module]].take_gradient(call.shaped(value))
         with torch.no_grad():
             return [own.rows(self.settings.sharing, normalizer) for own in gathered]
 
@@ -283,6 +216,11 @@ class KFAC:
         """Take the step; parameters that the loss does not reach stay."""
         settings = self.settings
         directions = {place: gradient for place, gradient in enumerate(gradients) if gradient is not None}
+        if self._adam is not None:
+            for place in self._rest & directions.keys():
+                self.problem.parameters[place].grad = directions.pop(place)
+            self._adam.step()
+            self._adam.zero_grad(set_to_none=True)
         self._precondition(directions)
         parameters: list[Tensor] = [self.problem.parameters[place] for place in directions]
         updates = list(directions.values())
@@ -295,7 +233,14 @@ class KFAC:
             torch._foreach_mul_(velocities, settings.momentum)
             torch._foreach_add_(velocities, updates)
             updates = velocities
-        torch._foreach_add_(parameters, updates, alpha=-settings.lr * self._factor)
+        rates = (settings.lr * self._factor, settings.rate_of_rest * self._factor)
+        if rates[0] == rates[1]:
+            torch._foreach_add_(parameters, updates, alpha=-rates[0])
+            return
+        for is_rest, rate in enumerate(rates):
+            own = [index for index, place in enumerate(directions) if (place in self._rest) == bool(is_rest)]
+            if own:
+                torch._foreach_add_([parameters[i] for i in own], [updates[i] for i in own], alpha=-rate)
 
     def _precondition(self, directions: dict[int, Tensor]) -> None:
         """Replace the gradients of layers by ν P ∇J."""
@@ -311,7 +256,7 @@ class KFAC:
                 found.append(curvature.precondition(W_OI))
                 if self.settings.kl_clip:
                     wide = torch.promote_types(W_OI.dtype, torch.float32)  # in 16 bit the products would vanish
-                    products.append((found[-1].to(wide) * W_OI.to(wide)).sum())
+                    products.append(torch.vdot(found[-1].to(wide).flatten(), W_OI.to(wide).flatten()))
         if products:
             predicted = torch.stack(products).sum().clamp_min(torch.finfo(torch.float32).tiny)
             rate = self.settings.lr * (self._factor if self.settings.clip_rate is ClipRate.CURRENT else 1.0)
@@ -329,12 +274,13 @@ class KFAC:
         return contextlib.nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
-        """Momentum, factors, inverses, the generator of the Fisher's targets and the counters."""
+        """Momentum, Adam's state, factors, inverses, the generator of the Fisher's targets and the counters."""
         return {
             "velocity": [self._velocity.get(place) for place in range(len(self.problem.parameters))],
             "curvatures": [
                 {"tensors": curvature.tensors(), "estimates": curvature.estimates} for curvature in self.curvatures
             ],
+            "rest": None if self._adam is None else self._adam.state_dict(),
             "generator": self._generator.get_state(),
             "steps": self.steps,
         }
@@ -348,13 +294,16 @@ class KFAC:
         }
         for curvature, saved in zip(self.curvatures, state["curvatures"], strict=True):
             curvature.load(saved["tensors"], saved["estimates"])
+        if self._adam is not None:
+            self._adam.load_state_dict(state["rest"])
         self._generator.set_state(state["generator"].cpu())
         self.steps = state["steps"]
 
     def state_tensors(self) -> Mapping[str, Iterable[Tensor]]:
-        """Momentum, and what is kept of the curvature."""
+        """Momentum and Adam's moments, and what is kept of the curvature."""
+        moments = [] if self._adam is None else [one for own in self._adam.state.values() for one in own.values()]
         return {
-            "optimizer": list(self._velocity.values()),
+            "optimizer": [*self._velocity.values(), *moments],
             "curvature": [tensor for curvature in self.curvatures for tensor in curvature.tensors().values()],
         }
 

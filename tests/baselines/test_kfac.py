@@ -20,7 +20,8 @@ from baselines.kfac.damping import (
     Solver,
 )
 from baselines.kfac.hooks import recording
-from baselines.kfac.optimizer import KFAC, ClipRate, Fisher, Settings
+from baselines.kfac.optimizer import KFAC
+from baselines.kfac.settings import ClipRate, Fisher, Settings
 
 
 def _trained(disturb: Any = None, steps: int = 6, **settings: Any) -> dict[str, Tensor]:
@@ -266,6 +267,33 @@ def test_a_weight_used_twice_has_two_positions_and_outputs_changed_in_place_are_
         first = (second @ W) * (hidden > 0)
         torch.testing.assert_close(rule.curvatures[0].A_II, (x.mT @ x + hidden.mT @ hidden) / 12)
         torch.testing.assert_close(rule.curvatures[0].G_OO, 6 * (first.mT @ first + second.mT @ second))
+
+
+class _InPlace(nn.Module):
+    """Positions through a linear layer, whose output is a view, and that is changed in place or not."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.gate, self.head = nn.Linear(4, 3), nn.ReLU(inplace=in_place), nn.Linear(3, 2)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        out: Tensor = self.head(self.gate(self.layer(x_BTD))).mean(1)
+        return out
+
+
+def test_an_output_of_more_than_two_dimensions_may_be_changed_in_place() -> None:
+    found = []
+    for in_place in (False, True):
+        model = _InPlace(in_place=in_place).double()
+        batch = Batch(
+            (torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(1), dtype=F64),), torch.arange(5) % 2
+        )
+        rule = estimated(problem_of(model), batch, fisher=Fisher.EXACT)
+        assert not rule.left_alone
+        found.append([curvature.tensors() for curvature in rule.curvatures])
+    assert found[0][0]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
 
 
 def test_layers_that_the_loss_does_not_reach_and_other_parameters() -> None:

@@ -26,7 +26,8 @@ from baselines.kfac.damping import (
     split,
 )
 from baselines.kfac.factors import Sharing
-from baselines.kfac.optimizer import KFAC, Fisher, Settings
+from baselines.kfac.optimizer import KFAC
+from baselines.kfac.settings import Fisher, Settings
 
 
 def test_t8_the_factors_are_exact_on_deep_linear_networks_with_squared_error() -> None:
@@ -148,6 +149,14 @@ def test_rows_against_the_explicit_jacobian(layer: nn.Module, *, channels_last: 
         rtol=1e-11,
         atol=1e-13,
     )
+
+
+@pytest.mark.parametrize("features", [1, 255, 256, 259])
+def test_a_large_second_moment_is_made_of_blocks(features: int) -> None:
+    rows = torch.randn(20, features, dtype=F64)
+    found = factors.gram(rows)
+    torch.testing.assert_close(found, torch.einsum("mi,mj->ij", rows, rows), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, found.mT, rtol=1e-12, atol=1e-13)
 
 
 def test_second_moments_are_the_same_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from apo_bench.errors import UsageError
 from baselines.kfac.curvature import CorrectedCurvature, KroneckerCurvature
 from baselines.kfac.damping import Eigenbasis
 from baselines.kfac.factors import Sharing
-from baselines.kfac.optimizer import KFAC, Fisher, Settings
+from baselines.kfac.optimizer import KFAC
+from baselines.kfac.settings import Fisher, Settings
 
 Core = Callable[[Tensor], Tensor]
 

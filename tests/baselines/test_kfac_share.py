@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from apo_bench import Batch, CrossEntropy
 from baselines.kfac.curvature import CorrectedCurvature, KroneckerCurvature
-from baselines.kfac.optimizer import KFAC, Fisher, Settings
+from baselines.kfac.optimizer import KFAC
+from baselines.kfac.settings import Fisher, Settings
 
 CURVATURES = [KroneckerCurvature, CorrectedCurvature]
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from apo_bench.optim.kronecker import damped_kfac
 from baselines.kfac.curvature import CorrectedCurvature, KroneckerCurvature
 from baselines.kfac.damping import Damping, Solver, damped_eigenbasis
-from baselines.kfac.optimizer import KFAC, Settings
+from baselines.kfac.optimizer import KFAC
+from baselines.kfac.settings import Settings
 
 
 def _low_rank(features: int) -> Tensor:

@@ -19,7 +19,8 @@ from apo_bench.plugins.registry import optimizers
 from apo_bench.problem.rule import UpdateRule
 from apo_bench.records.facts import PrecisionBackend
 from baselines.kfac.curvature import CorrectedCurvature
-from baselines.kfac.optimizer import KFAC, Settings
+from baselines.kfac.optimizer import KFAC
+from baselines.kfac.settings import Settings
 
 N, WIDTHS = 20, (7, 5, 3)
 LAYERS = ((7, 5), (5, 3))

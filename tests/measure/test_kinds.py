@@ -22,7 +22,8 @@ from apo_bench.plugins.registry import optimizers
 from apo_bench.problem.rule import Periodic
 from baselines import modern
 from baselines.kfac.curvature import CorrectedCurvature, KroneckerCurvature
-from baselines.kfac.optimizer import KFAC, Settings
+from baselines.kfac.optimizer import KFAC
+from baselines.kfac.settings import Settings
 
 NAMES = ("a", "b", "c")
 

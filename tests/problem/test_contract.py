@@ -19,7 +19,7 @@ from apo_bench.problem.problem import Problem
 from apo_bench.problem.rule import TorchRule
 from apo_bench.records.spec import Precision
 from baselines.kfac import KFAC
-from baselines.kfac.optimizer import Settings
+from baselines.kfac.settings import Settings
 
 
 def _problem(model: nn.Module) -> Problem:

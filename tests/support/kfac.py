@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 from apo_bench import Batch, CrossEntropy, Precision, Problem
-from baselines.kfac.optimizer import KFAC, Settings
+from baselines.kfac.optimizer import KFAC
+from baselines.kfac.settings import Settings
 
 F64 = torch.float64
 

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 import torch
 from support.devices import CPU
-from support.runs import ALL, TASK, numbers_of, run_spec, tiny_model, trained
+from support.runs import ALL, TASK, numbers_of, run_spec, tiny_model, tiny_splits, trained
 from torch import Tensor
 
-from apo_bench.data.examples import Batch, Examples
+from apo_bench.data.examples import Batch, Dataset, Examples, Splits
 from apo_bench.errors import UsageError
 from apo_bench.measure.kinds import step_kinds
 from apo_bench.plugins.registry import optimizers
@@ -50,6 +50,28 @@ class _Failing(TorchRule):
         self.taken += 1
         result = super().step(batch)
         return StepResult(result.loss * (float("nan") if self.taken == self.at else 1.0), result.applied)
+
+
+def _some_labels() -> Splits:
+    """Half of the training examples have no label."""
+    splits = tiny_splits()
+    labels = splits.train.targets.masked_fill(torch.arange(len(splits.train)) % 2 == 0, -100)
+    return dataclasses.replace(splits, train=Examples(splits.train.inputs, labels))
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+@pytest.mark.parametrize("name", ["sgdm", "kfac"])
+def test_a_batch_without_a_label_is_said_and_no_divergence(name: str, precision: Precision) -> None:
+    """Of the 330 examples in batches of 3 an eighth; under loss scaling too, where such a step is skipped."""
+    task = dataclasses.replace(TASK, dataset=Dataset("tiny", _some_labels, lambda: "1"), batch_size=3)
+    with pytest.raises(
+        UsageError, match=r"^step \d+: no example of the training batch has a label, .* larger$"
+    ) as caught:
+        train(run_spec(name, precision=precision), task, optimizers()[name].load(), CPU)
+    batches = prepare(run_spec(name, precision=precision), task, optimizers()[name].load(), CPU).setup.batches
+    labels = [batches.draw().targets for _ in range(110)]
+    first = next(step for step, targets in enumerate(labels, start=1) if bool((targets < 0).all()))
+    assert str(caught.value).startswith(f"step {first}:")
 
 
 class _Overflowing(TorchRule):
