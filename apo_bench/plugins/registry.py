@@ -186,6 +186,7 @@ class Registry:
         self.kind = {TASKS: "task", OPTIMIZERS: "optimizer"}[group]
         self._by_name: dict[str, Registered] = {}
         self._refused: dict[str, str] = {}
+        self._known: dict[int, tuple[Distribution, str, str]] = {}
         for point in self._installed(group) if found is None else found:
             try:
                 self._add(point)
@@ -224,20 +225,19 @@ class Registry:
                     self._refuse(origin, f"{line}; fix or uninstall that distribution")
 
     def _add(self, point: EntryPoint) -> None:
-        distribution = point.dist
-        origin = _origin(distribution)
         try:
             name = check_name(point.name, self.kind)
         except UsageError:
             raise UsageError(
-                f"{self.kind} name {shown(point.name)} of {origin} is not usable; use up to 80 of a-z, 0-9, '.', '-' "
-                "and '_', letter or digit first"
+                f"{self.kind} name {shown(point.name)} of {_origin(point.dist)} is not usable; use up to 80 of a-z, "
+                "0-9, '.', '-' and '_', letter or digit first"
             ) from None
+        distribution, version = self._name_and_version(point.dist)
         new = Registered(
             name=name,
             module=point.module,
-            distribution=(distribution.name if distribution else None) or "unknown",
-            version=(distribution.version if distribution else None) or "unknown",
+            distribution=distribution,
+            version=version,
             entry_point=point,
         )
         old = self._by_name.get(name)
@@ -250,6 +250,15 @@ class Registry:
             )
         if name not in self._refused:
             self._by_name[name] = new
+
+    def _name_and_version(self, distribution: Distribution | None) -> tuple[str, str]:
+        """What a distribution is called; its metadata are parsed once, however many names it registers."""
+        if distribution is None:
+            return "unknown", "unknown"
+        if id(distribution) not in self._known:
+            named = distribution.name or "unknown", distribution.version or "unknown"
+            self._known[id(distribution)] = (distribution, *named)  # kept, so that no other has its identity
+        return self._known[id(distribution)][1:]
 
     def _refuse(self, name: str, line: str) -> None:
         self._refused.setdefault(name, line)

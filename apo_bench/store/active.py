@@ -54,7 +54,7 @@ class InFlight:
 
 
 def in_flight(store: Path) -> InFlight:
-    """Read the runs of a store that are not finished, and look at its locks."""
+    """Read the runs of a store that are not finished, and look at its locks, and at its pages, which runs rewrite."""
     runs: list[Active] = []
     found: list[Unreadable] = []
     for folder in active_folders(store):
@@ -68,8 +68,8 @@ def in_flight(store: Path) -> InFlight:
             found.append(unreadable(folder, error, Piece.RUN))
         if intent is not None:
             runs.append(Active(folder, intent, running, holder(claim_of(store, folder)) if running else None))
-    locks = store / "locks"
-    found += _files(locks, *sorted(path.name for path in locks.glob("[!.]*")), piece=Piece.LOCK)
+    for folder, piece in ((store / "locks", Piece.LOCK), (store / "leaderboards", Piece.FILE)):
+        found += _files(folder, *sorted(path.name for path in folder.glob("[!.]*")), piece=piece)
     return InFlight(tuple(runs), tuple(found))
 
 

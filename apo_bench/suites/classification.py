@@ -94,7 +94,7 @@ def classification(scale: Scale) -> Suite:
     overrides: dict[str, dict[str, Scalar]] = {}
     match scale:
         case Scale.SMOKE:
-            tasks = _local((1, 1, 0.5, 0.25), (0,))
+            tasks = _local((1, 0.25, 0.1, 0.05), (0,))
         case Scale.LOCAL:
             tasks = _local((5, 5, 3, 2), (0, 1, 2))
         case Scale.PAPER:

@@ -292,10 +292,9 @@ def test_without_the_module_nothing_is_tried(wandb: Wandb, store: Store, monkeyp
         Pusher(store, Destination("p", "offline")).push()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "texts",
-    [TEXTS[::25], pytest.param(TEXTS, marks=pytest.mark.soak)],
+    [pytest.param(TEXTS[::25], marks=pytest.mark.slow), pytest.param(TEXTS, marks=pytest.mark.soak)],
     ids=["some", "all"],
 )
 def test_wandb_itself_takes_hostile_records(texts: tuple[str, ...], shell: Shell) -> None:

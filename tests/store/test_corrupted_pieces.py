@@ -17,14 +17,13 @@ SCANNING = {"status", "report", "export", "check --save", "run --plan", "store v
 LOOKING = {"status", "store verify"}
 NAMED_BY = {
     **dict.fromkeys(("record", "run", "probe", "marker", "suite"), SCANNING),
-    **dict.fromkeys(("owner", "deaths", "lock", "probe lock", "waiting events", "checkpoint"), LOOKING),
+    **dict.fromkeys(("owner", "deaths", "lock", "probe lock", "waiting events", "checkpoint", "page"), LOOKING),
     "events": {"store verify"},
     "intent": {*LOOKING, "wandb push"},
-    "page": set(),
 }
-"""Who reads each, and so names it where it is damaged. Nobody reads a page."""
+"""Who reads each, and so names it where it is damaged."""
 HARMLESS = {
-    *((place, piece) for place in ("lock", "probe lock", "owner", "deaths") for piece in TEXT),
+    *((place, piece) for place in ("lock", "probe lock", "owner", "deaths", "page") for piece in TEXT),
     *((place, piece) for place in ("events", "waiting events") for piece in TEXT if piece != "a terabyte of zeros"),
     ("marker", "empty"),
     ("suite", "folder"),
@@ -57,7 +56,6 @@ def _try_all(store: Store, place: str, piece: str, capsys: pytest.CaptureFixture
     path = place_in(store, place)
     replace(path, piece)
     piece_of = path.parent.name if place in {"record", "intent"} else path.name
-    (store.path / "wandb").mkdir()
     before = _listed(store)
     for name, command in COMMANDS.items():
         more = [] if name == "list" else ["--store", str(store.path)]
@@ -74,9 +72,10 @@ def _try_all(store: Store, place: str, piece: str, capsys: pytest.CaptureFixture
     assert _listed(store) == before
 
 
-def _listed(store: Store) -> list[Path]:
-    """All paths but those below the memory of what was pushed."""
-    return sorted(found for found in store.path.rglob("*") if store.path / "wandb" not in found.parents)
+def _listed(store: Store) -> list[str]:
+    """All paths but those of a push: its memory and its lock."""
+    paths = sorted(str(found.relative_to(store.path)) for found in store.path.rglob("*"))
+    return [path for path in paths if "wandb" not in path]
 
 
 SOME = [("record", piece) for piece in PIECES] + [(place, "link outside") for place in PLACES if place != "record"]

@@ -65,9 +65,9 @@ class Made:
     @staticmethod
     def _is_read(name: str, place: str, piece: str) -> bool:
         """Whether a command reads something there that it can tell to be damaged."""
-        if place in {"events", "page"} or (place, piece) in {("marker", "empty"), ("suite", "folder")}:
+        if place == "events" or (place, piece) in {("marker", "empty"), ("suite", "folder")}:
             return False
-        whole = {"lock", "probe lock", "owner", "deaths", "waiting events"} | (
+        whole = {"lock", "probe lock", "owner", "deaths", "page", "waiting events"} | (
             {"checkpoint"} if name == "probe" else set()
         )
         return place not in whole or piece not in TEXT
