@@ -8,7 +8,7 @@ what they chose is said beside the tables.
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from apo_bench.evidence.cells import Cells, Installed, Made, Runs, cells
 from apo_bench.evidence.costs import Costs
@@ -17,7 +17,7 @@ from apo_bench.evidence.provenance import provenance
 from apo_bench.evidence.quantities import QUANTITIES, steps_to_target
 from apo_bench.evidence.reported import reported_value
 from apo_bench.evidence.rows import Leaderboard, Row, Section
-from apo_bench.evidence.step_costs import Probes
+from apo_bench.evidence.step_costs import Probes, doubts
 from apo_bench.evidence.summary import Summary, contrast, pooled, summary
 from apo_bench.evidence.tuning import Tuned, searches_of, tune
 from apo_bench.records.cell import REFERENCE, Cell, Conditions, Workload
@@ -140,6 +140,7 @@ class _Board:
                 if record.cost and record.cost.not_counted
             ),
             provenance=provenance(held),
+            doubts=tuple(_doubts(sections)),
         )
 
     def _section(self, workload: Workload, own: Sequence[Runs], *, has_several_budgets: bool) -> Section:
@@ -170,6 +171,13 @@ class _Board:
             rows=tuple(sorted(rows, key=order)),
             epochs=workload.epochs if has_several_budgets else None,
         )
+
+
+def _doubts(sections: Sequence[Section]) -> Iterator[str]:
+    for task in dict.fromkeys(section.task for section in sections):
+        rows = [row for section in sections if section.task == task for row in section.rows]
+        flags = doubts((f"{row.competitor} {row.precision}", row.step) for row in rows if row.step)
+        yield from (f"{task}, {', '.join(names)}: {flag}" for flag, names in flags.items())
 
 
 def _axis(cells: Iterable[Runs], facts: TaskFacts | None) -> Axis:

@@ -118,6 +118,7 @@ class Leaderboard:
         tuned: What the grid searches chose.
         not_counted: Runs whose steps were not counted: title, and the reason.
         provenance: What was left out, or counts in part, for the code or the machine that it is of; one line each.
+        doubts: Reasons to doubt a probe's numbers, each once on a task, with the rows that it concerns.
     """
 
     suite: str
@@ -129,3 +130,4 @@ class Leaderboard:
     tuned: tuple[Tuned, ...] = ()
     not_counted: tuple[tuple[str, str], ...] = ()
     provenance: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from tabulate import tabulate
 
 from apo_bench.evidence.rows import Leaderboard, Row, Section
-from apo_bench.evidence.step_costs import doubts
 from apo_bench.evidence.summary import Summary
 from apo_bench.records.cell import REFERENCE
 from apo_bench.records.facts import Axis
@@ -50,9 +49,8 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         lines += ["## Steps that were not counted", ""]
         lines += [f"- {escaped(title)}: {escaped(reason)}" for title, reason in board.not_counted]
         lines.append("")
-    doubtful = _doubts(board)
-    if doubtful:
-        lines += ["## Doubtful measurements", "", *(f"- {escaped(doubt)}" for doubt in doubtful), ""]
+    if board.doubts:
+        lines += ["## Doubtful measurements", "", *(f"- {escaped(doubt)}" for doubt in board.doubts), ""]
     rows = [row for section in board.sections for row in section.rows]
     parts = [
         (_LEGEND, True),
@@ -154,16 +152,6 @@ _LEGEND_REPORTED = """\
   cell; no deviation and no count of seeds is given there, so no difference is claimed. Its 16-bit numbers stand beside
   both pure 16-bit formats: which of them it used is not printed.\
 """
-
-
-def _doubts(board: Leaderboard) -> list[str]:
-    """Reasons to doubt a probe's numbers, each once, with the rows that it concerns."""
-    lines = []
-    for task in dict.fromkeys(section.task for section in board.sections):
-        rows = [row for section in board.sections if section.task == task for row in section.rows]
-        flags = doubts((f"{row.competitor} {row.precision}", row.step) for row in rows if row.step)
-        lines += [f"{task}, {', '.join(names)}: {flag}" for flag, names in flags.items()]
-    return lines
 
 
 def _has_reported(section: Section) -> bool:

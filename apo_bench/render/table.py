@@ -1,7 +1,9 @@
 """A table of runs as CSV, JSON Lines or Parquet."""
 
+import functools
 import io
 import re
+from typing import Any
 
 import msgspec
 import pandas as pd
@@ -18,11 +20,19 @@ def encode_table(frame: pd.DataFrame, form: str) -> bytes:
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
         return buffer.getvalue()
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")  # pandas would round small numbers
+    columns = [_values(frame[name]) for name in frame.columns]
     if form == "jsonl":
+        rows = (dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True))
         return "".join(f"{in_json(msgspec.json.encode(row).decode())}\n" for row in rows).encode()
-    cells = [list(frame.columns), *(row.values() for row in rows)]
-    return "".join(f"{','.join(map(_cell, row))}\n" for row in cells).encode()
+    cell = functools.cache(_cell)  # most texts stand in many rows
+    written = [[cell(value) if isinstance(value, str) else _cell(value) for value in column] for column in columns]
+    lines = [",".join(map(_cell, frame.columns)), *map(",".join, zip(*written, strict=True))]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _values(column: "pd.Series[Any]") -> list[Any]:
+    """As Python has them, nothing rounded; what is missing is `None`."""
+    return [None if gone else value for value, gone in zip(column.tolist(), column.isna().tolist(), strict=True)]
 
 
 def _cell(value: object) -> str:
