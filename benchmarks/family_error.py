@@ -6,18 +6,18 @@ fills the tables of ``docs/statistics.md`` from it; ``--tables`` only fills them
 
 import argparse
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import integrate, optimize, special, stats
+from statistics_tables import filled
 
 from apo_bench.evidence.deterioration import moderated_errors
 from apo_bench.evidence.estimates import quantile
-from apo_bench.evidence.families import family_bounds
+from apo_bench.evidence.families import degrees_of_freedom, family_bounds
 from apo_bench.evidence.standings import standings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,7 @@ def sample(generator: np.random.Generator, n: int, runs: int, **condition: Any) 
     """Values of standard normal cells of equal means, but for what the condition says: runs × cells × seeds."""
     spread = np.asarray(condition.get("spread", np.ones(FAMILY + 1)), dtype=np.float64)
     shared = condition.get("shared", 0.0)
-    collapsing = np.asarray(condition.get("collapsing", np.zeros(FAMILY + 1)))
+    collapsing = np.asarray(condition.get("collapsing", np.zeros(len(spread))))
     shape = (runs, len(spread), n)
     noise = np.sqrt(1.0 - shared) * generator.normal(size=shape) + np.sqrt(shared) * generator.normal(size=(runs, 1, n))
     values: Array = noise * spread[:, None] - DEPTH * (generator.random(shape) < collapsing[:, None])
@@ -61,14 +61,14 @@ def sample(generator: np.random.Generator, n: int, runs: int, **condition: Any) 
 def welch(values: Array) -> tuple[Array, Array]:
     """Differences and half-widths by Welch's degrees of freedom as they are, with Bonferroni."""
     error, degrees = _welch(values)
-    return _differences(values), -special.stdtrit(degrees, 0.025 / FAMILY) * error
+    return _differences(values), -special.stdtrit(degrees, 0.025 / (values.shape[1] - 1)) * error
 
 
 def chosen(values: Array) -> tuple[Array, Array]:
     """What `apo_bench.evidence.families` does."""
     variances = values.var(axis=2, ddof=1)
     sizes = np.full(values.shape[1], float(values.shape[2]))
-    value, low, high = family_bounds(values.mean(axis=2), variances, sizes, 0, family=FAMILY)
+    value, low, high = family_bounds(values.mean(axis=2), variances, sizes, 0, family=values.shape[1] - 1)
     return value, (high - low) / 2.0
 
 
@@ -89,7 +89,7 @@ def paired(values: Array) -> tuple[Array, Array]:
     """Paired t with Bonferroni."""
     differences = values[:, 1:] - values[:, :1]
     n = values.shape[2]
-    return differences.mean(axis=2), quantile(n - 1, FAMILY) * differences.std(axis=2, ddof=1) / np.sqrt(n)
+    return differences.mean(axis=2), quantile(n - 1, values.shape[1] - 1) * differences.std(axis=2, ddof=1) / np.sqrt(n)
 
 
 def dunnett(values: Array) -> tuple[Array, Array]:
@@ -138,8 +138,9 @@ def dunnett_quantile(family: int, degrees: float) -> float:
     return float(optimize.brentq(error, 1.0, 20.0))
 
 
+CHOSEN = "cautious Welch (chosen)"
 METHODS = {
-    "Welch − 1 (chosen)": chosen,
+    CHOSEN: chosen,
     "Welch": welch,
     "Dunnett T3": dunnett_t3,
     "paired t": paired,
@@ -176,8 +177,8 @@ def holm() -> dict[str, Any]:
     result: dict[str, Any] = {}
     for n in SEEDS:
         values = sample(np.random.default_rng([SEED, n, 100]), n, RUNS)
-        error, degrees = _welch(values)
-        degrees = np.maximum(degrees - 1.0, n - 1.0)
+        variances = values.var(axis=2, ddof=1)
+        error, degrees = _welch(values)[0], degrees_of_freedom(variances[:, 1:], n, variances[:, :1], n)
         for large in (0, 3, 6):
             shift = np.where(np.arange(FAMILY) < FAMILY - 1 - large, 0.0, 12.0)
             shift[-1] = 4.0
@@ -216,20 +217,31 @@ def looking() -> dict[str, Any]:
     result: dict[str, Any] = {}
     generator = np.random.default_rng([SEED, 300])
     values = generator.normal(size=(RUNS, 2, 10))
-    for name, correction in (("Welch − 1", 1.0), ("Welch", 0.0)):
+    for name, method in (("cautious Welch", chosen), ("Welch", welch)):
         seen = np.zeros(RUNS, dtype=bool)
         for n in range(3, 11):
-            errors = values[:, :, :n].var(axis=2, ddof=1) / n
-            degrees = (n - 1) * errors.sum(axis=1) ** 2 / (errors**2).sum(axis=1)
-            degrees = np.maximum(degrees - correction, n - 1.0)
-            means = values[:, :, :n].mean(axis=2)
-            found = np.abs(means[:, 0] - means[:, 1]) > -special.stdtrit(degrees, 0.025) * np.sqrt(errors.sum(axis=1))
+            difference, half = method(values[:, :, :n])
+            found = np.abs(difference[:, 0]) > half[:, 0]
             seen |= found
             if n in SEEDS:
                 result.setdefault(name, {})[str(n)] = {
                     "planned": round(float(found.mean()), 4),
                     "every_seed": round(float(seen.mean()), 4),
                 }
+    return result
+
+
+def large_families() -> dict[str, Any]:
+    """Family error of thirty contenders that all spread more than the reference, the hardest case."""
+    result: dict[str, Any] = {}
+    for n in (3, 4, 5, 10):
+        for times in (1, 3, 7, 10):
+            generator = np.random.default_rng([SEED, n, times, 600])
+            values = sample(generator, n, RUNS, spread=[1, *[times] * 30])
+            for name in (CHOSEN, "Welch", "paired t"):
+                difference, half = METHODS[name](values)
+                error = float((np.abs(difference) > half).any(axis=1).mean())
+                result.setdefault(name, {}).setdefault(str(n), {})[str(times)] = round(error, 4)
     return result
 
 
@@ -299,86 +311,9 @@ def ranks(runs: int = 400) -> dict[str, Any]:
     return result
 
 
-def _percent(share: float) -> str:
-    return f"{100.0 * share:.1f}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def tables(numbers: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The tables of the page, by name."""
-    by_method = numbers["comparisons"]
-    for n in SEEDS:
-        for measure in ("family_error", "coverage"):
-            rows = [
-                [condition, *(_percent(by_method[name][str(n)][condition][measure]) for name in by_method)]
-                for condition in CONDITIONS
-            ]
-            yield f"{measure} {n}", _table([f"n = {n}, %", *by_method], rows)
-    rows = []
-    for condition, title, key in (
-        ("equal variances", "half-width / σ", "half_width"),
-        ("seed explains 60 %", "half-width / σ, seed explains 60 %", "half_width"),
-        ("equal variances", "power, %", "power"),
-        ("seed explains 60 %", "power, %, seed explains 60 %", "power"),
-    ):
-        for n in SEEDS:
-            found = [own[str(n)][condition][key] for own in by_method.values()]
-            shown = [_percent(number) if key == "power" else f"{number:.2f}" for number in found]
-            rows.append([f"{title}, n = {n}", *shown])
-    yield "width", _table(["", *by_method], rows)
-    rows = [
-        [f"{large} of 6 others differ by 12 σ"]
-        + [_percent(numbers["holm"][str(n)][large][kind]) for n in SEEDS for kind in ("one_step", "holm")]
-        for large in ("0", "3", "6")
-    ]
-    yield "holm", _table(["power, %", *(f"n = {n}, {kind}" for n in SEEDS for kind in ("one step", "Holm"))], rows)
-    rows = [[name, *(_percent(own[str(n)]) for n in SEEDS)] for name, own in numbers["single_cells"].items()]
-    yield "cells", _table(["coverage, %", *(f"n = {n}" for n in SEEDS)], rows)
-    rows = [
-        [name, *(_percent(own[str(n)][kind]) for n in SEEDS for kind in ("planned", "every_seed"))]
-        for name, own in numbers["looking"].items()
-    ]
-    yield (
-        "looking",
-        _table(["error, %", *(f"{kind} {n}" for n in SEEDS for kind in ("only at n =", "after every seed to"))], rows),
-    )
-    kinds = ("false_alarms", "found_in_a_noisy_cell", "found_in_a_quiet_cell")
-    rows = [
-        [name, *(_percent(own[str(n)][kind]) for n in SEEDS for kind in kinds)]
-        for name, own in numbers["false_alarms"].items()
-    ]
-    short = ("false alarms", "found, noisiest", "found, quietest")
-    yield "alarms", _table(["%", *(f"n = {n}, {kind}" for n in SEEDS for kind in short)], rows)
-    rows = [
-        [f"{name}, n = {n}"]
-        + [f"{_percent(own[str(n)][tasks]['held'])} ({own[str(n)][tasks]['ranks']:.1f})" for tasks in ("1", "3", "8")]
-        for name, own in numbers["ranks"].items()
-        for n in SEEDS
-    ]
-    yield "ranks", _table(["all ranks held, % (ranks an interval)", "1 task", "3 tasks", "8 tasks"], rows)
-
-
-def filled(page: str, numbers: dict[str, Any]) -> str:
-    """The page with its tables as the numbers say.
-
-    Raises:
-        ValueError: A table has no place in the page.
-    """
-    for name, table in tables(numbers):
-        page, count = re.subn(
-            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\g<1>{table}\n\g<2>", page, flags=re.DOTALL
-        )
-        if count != 1:
-            raise ValueError(f"{PAGE.name} must have one place for the table {name!r} (has {count})")
-    return page
-
-
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "comparisons": comparisons,
+    "large_families": large_families,
     "holm": holm,
     "single_cells": single_cells,
     "looking": looking,

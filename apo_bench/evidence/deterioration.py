@@ -31,6 +31,9 @@ from apo_bench.records.facts import Direction
 _ALIKE = 1e6
 """Degrees of freedom of a prior under which the variances count as one."""
 
+_LARGEST = 1e100
+"""Beyond it, sums of squares come near to the largest number."""
+
 Numbers = NDArray[np.float64]
 
 
@@ -68,6 +71,10 @@ def worse_than_before(
         contrast(now, was, direction, family=size)
         for was, now, direction in zip(before, after, directions, strict=True)
     ]
+    for index, (was, now) in enumerate(zip(before, after, strict=True)):
+        if estimates[index].verdict is not Verdict.UNJUDGED and _is_too_large(was, now):
+            reason = "values are too large for a variance"
+            estimates[index] = dataclasses.replace(estimates[index], verdict=Verdict.UNJUDGED, reason=reason)
     judged = [index for index, estimate in enumerate(estimates) if estimate.verdict is not Verdict.UNJUDGED]
     pairs = [(list(before[index].on_scale().values()), list(after[index].on_scale().values())) for index in judged]
     sizes = np.array([[len(was), len(now)] for was, now in pairs], dtype=np.float64).reshape(-1, 2)
@@ -84,6 +91,10 @@ def worse_than_before(
         dataclasses.replace(estimate, low=None, high=None) if estimate.verdict is Verdict.UNJUDGED else estimate
         for estimate in estimates
     ]
+
+
+def _is_too_large(was: Sample, now: Sample) -> bool:
+    return max(abs(value) for sample in (was, now) for value in sample.on_scale().values()) > _LARGEST
 
 
 def _variance(values: Sequence[float]) -> float:

@@ -161,7 +161,7 @@ class Estimate:
         reason: Why there is no verdict, no interval or no value; empty otherwise.
         doubt: Why the interval may cover less often than it says; empty where nothing is known against it.
         detectable: Of an undecided comparison, the smallest difference (or ratio above 1) that would have been found
-            with a probability of 80 %, were the spread the one that was seen.
+            with a probability of about 80 %, were the spread the one that was seen.
         seeds_needed: Of an undecided comparison, seeds a side with which the difference that was seen would be found
             with a probability of 80 %, were difference and spread as they were seen; `None` where it is more than can
             be said. Like all that is computed from few runs, it is an order of magnitude.

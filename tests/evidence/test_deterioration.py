@@ -126,13 +126,13 @@ def test_what_cannot_be_judged_says_why_and_takes_no_part() -> None:
         (before[0], Sample.of([1.0], diverged=4), "left: 4 of 5 diverged"),
         (Sample.of([]), before[0], "right: no runs"),
         (Sample.of([1.0] * 3), Sample.of([0.5] * 3), "equal values"),
-        (Sample.of([1e200, 2e200, 1e200]), Sample.of([1e200, 2e200, 3e200]), ""),
+        (Sample.of([1e200, 2e200, 1e200]), Sample.of([1e200, 2e200, 3e200]), "values are too large"),
     ]
     more = worse_than_before(
-        before + [was for was, _, _ in odd[:4]], after + [now for _, now, _ in odd[:4]], [MORE] * 8, family=9
+        before + [was for was, _, _ in odd], after + [now for _, now, _ in odd], [MORE] * 9, family=9
     )
     assert more[:4] == alone
-    for estimate, (_, _, reason) in zip(more[4:], odd, strict=False):
+    for estimate, (_, _, reason) in zip(more[4:], odd, strict=True):
         assert estimate.verdict is Verdict.UNJUDGED
         assert estimate.reason.startswith(reason)
         assert estimate.low is None
