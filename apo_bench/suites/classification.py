@@ -10,6 +10,8 @@ KFAC's defaults, and APO-P's meta-learning rate and warm-up as recalled, not ver
 At scale ``study`` every competitor runs at a constant rate, and those that do not adapt theirs under a cosine too.
 """
 
+from collections.abc import Iterator
+
 from apo_bench.records.contrast import Contrast, Selector, against
 from apo_bench.records.schedules import Constant, Cosine, Schedule
 from apo_bench.records.spec import Precision, Scalar, Scale
@@ -136,4 +138,45 @@ def _study() -> Suite:
         optimizers=(*scheduled, study.competitor("apo-p", weight_decay=_WEIGHT_DECAY)),
         precisions=(Precision.FP32, Precision.FP16),
         tuning_seeds=study.TUNING_SEEDS,
+        contrasts=tuple(_questions()),
     )
+
+
+def _questions() -> Iterator[Contrast]:
+    """At equal schedules; APO-P, which adapts its own step, also against the others under a cosine."""
+    apo = Selector(optimizer="apo-p")
+    at = {
+        (name, schedule): Selector(optimizer=name, schedule=schedule)
+        for name in ("sgdm", "adam", "kfac")
+        for schedule in ("constant", "cosine")
+    }
+    for schedule in ("constant", "cosine"):
+        reference = at["sgdm", schedule]
+        for name, left in (("adam", at["adam", schedule]), ("kfac", at["kfac", schedule]), ("apo-p", apo)):
+            yield Contrast(name=f"{name} against sgdm, {schedule}", left=left, right=reference, family=schedule)
+        yield Contrast(
+            name=f"apo-p against kfac, {schedule}",
+            left=apo,
+            right=at["kfac", schedule],
+            family="second order",
+            margin=study.MARGIN,
+        )
+    yield Contrast(
+        name="cosine against constant, sgdm",
+        left=at["sgdm", "cosine"],
+        right=at["sgdm", "constant"],
+        family="sensitivity",
+    )
+    yield Contrast(
+        name="fp16 against fp32, apo-p",
+        left=Selector(optimizer="apo-p", precision=Precision.FP16),
+        right=Selector(optimizer="apo-p", precision=Precision.FP32),
+        family="precision",
+    )
+    for name in ("sgdm", "adam", "kfac"):
+        yield Contrast(
+            name=f"fp16 against fp32, {name}",
+            left=Selector(optimizer=name, schedule="constant", precision=Precision.FP16),
+            right=Selector(optimizer=name, schedule="constant", precision=Precision.FP32),
+            family="precision",
+        )

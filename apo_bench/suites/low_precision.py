@@ -6,6 +6,7 @@ The paper's table says 16 bit and not which format [P]; both are run here, and f
 import msgspec
 
 from apo_bench.records.contrast import Contrast, Selector, against
+from apo_bench.records.schedules import Constant
 from apo_bench.records.spec import Precision, Scale
 from apo_bench.records.suite import Suite
 from apo_bench.suites import study
@@ -29,7 +30,11 @@ def low_precision(scale: Scale) -> Suite:
         name="low-precision",
         title="Low precision",
         tasks=tuple(entry for entry in base.tasks if entry.task in _NETWORKS[scale]),
-        optimizers=tuple(entry for entry in base.optimizers if entry.optimizer in _COMPETITORS),
+        optimizers=tuple(
+            entry
+            for entry in base.optimizers
+            if entry.optimizer in _COMPETITORS and (scale is not Scale.STUDY or isinstance(entry.schedule, Constant))
+        ),
         precisions=precisions if scale is Scale.SMOKE else (Precision.FP32, *precisions),
         contrasts=(
             *against("sgdm", "kfac", "apo-p"),

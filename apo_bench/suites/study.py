@@ -16,6 +16,8 @@ from apo_bench.records.suite import OptimizerEntry, TaskEntry
 REPORTING_SEEDS = (10, 11, 12, 13, 14)
 """Seeds that no exploration has used."""
 TUNING_SEEDS = (100, 101)
+MARGIN = 0.5
+"""Points of accuracy that make no difference in practice; "competitive" is not worse by more."""
 LENET, RESNET = "fashion-mnist-20k.lenet-augmented", "fashion-mnist-20k.resnet18-w8-augmented"
 GRIDS: dict[str, dict[str, tuple[Scalar, ...]]] = {
     "sgd": {"lr": (0.01, 0.03, 0.1, 0.3, 1.0)},
