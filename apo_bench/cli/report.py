@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apo_bench.cli.options import add_store, chosen_scale, warn_of_unreadable, write
-from apo_bench.cli.values import path_of
+from apo_bench.cli.values import SEEDS_PLANNED, add_number, path_of
 from apo_bench.errors import UsageError
 from apo_bench.say import note, say, show
 
@@ -36,6 +36,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="also draw the curves and learning rates of every task into FOLDER, as PNG and SVG",
     )
+    add_number(
+        parser,
+        "--seeds-planned",
+        SEEDS_PLANNED,
+        help="judge only where there are N seeds: looking after every seed finds differences that are none",
+    )
     add_store(parser)
 
 
@@ -46,12 +52,14 @@ def call(options: argparse.Namespace) -> int:
     from apo_bench.evidence.leaderboard import leaderboard_of
     from apo_bench.render.leaderboard import leaderboard_markdown, leaderboard_text
     from apo_bench.store.store import Store
+    from apo_bench.suites import SUITES
 
     scan = Store(options.store).scan(curves=options.figures is not None)
     warn_of_unreadable(scan)
     scale = chosen_scale(options, scan)
     held = cells(scan.of(options.suite, scale), options.suite, scale, code=installed_code())
-    board = leaderboard_of(held, scan.probes)
+    declared = SUITES[options.suite](scale) if options.suite in SUITES else None
+    board = leaderboard_of(held, scan.probes, declared=declared, seeds_planned=options.seeds_planned)
     if options.output is None:
         show(leaderboard_text(board) if sys.stdout.isatty() else leaderboard_markdown(board))
     else:
