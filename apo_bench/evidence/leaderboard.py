@@ -263,6 +263,7 @@ def _row(name: str, runs: Runs, versus: Estimate | None, costs: Costs, printed: 
         quantity = QUANTITIES[name]
         return pooled(quantity, (quantity.extract(record, costs.probed) for record in records))
 
+    timed = {record.spec.seed for record in runs.timed}
     all_reached = reached if len(reached) == len(results) else ()
     losses = [loss for record in averaged if (loss := QUANTITIES["train_loss"].extract(record, None)) is not None]
     return Row(
@@ -287,7 +288,7 @@ def _row(name: str, runs: Runs, versus: Estimate | None, costs: Costs, printed: 
         step=costs.probed,
         reached=len(reached),
         steps_to_target=one("steps_to_target", all_reached),
-        target_seconds=one("seconds_to_target", [record for record in all_reached if record in runs.timed]),
+        target_seconds=one("seconds_to_target", [record for record in all_reached if record.spec.seed in timed]),
         composed_target_seconds=one("composed_seconds_to_target", all_reached),
         peak_memory_bytes=one("peak_memory_bytes", runs.timed),
         state_bytes=one("state_bytes", counted),

@@ -55,7 +55,7 @@ def _said(records: list[RunRecord], suite: Suite | None = None) -> list[str]:
 
 def test_separable_competitors_are_named_and_tied_ones_share_their_ranks() -> None:
     (ranking,) = rankings(_held(*_runs(sgdm=84.0, adam=84.1, kfac=88.0)))
-    assert [row.name for row in ranking.standings.rows][0] == "kfac"
+    assert ranking.standings.rows[0].name == "kfac"
     assert ranking.standings.leader == "kfac"
     assert set(ranking.beaten["kfac"]) == {"sgdm", "adam"}
     assert {row.name: (row.best_rank, row.worst_rank) for row in ranking.standings.rows} == {
