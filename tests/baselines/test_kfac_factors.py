@@ -242,9 +242,9 @@ def test_a_large_layer_is_solved_for_where_torch_can_and_saved(
     other.load(copy.deepcopy(curvature.tensors()), 1)
     W = torch.randn(2, 4, dtype=storage)
     assert torch.equal(other.precondition(W), curvature.precondition(W))
-    expected = damped_inverses(*(own.to(wide) for own in (curvature.A_II, curvature.G_OO)), 1e-2).precondition(
-        W.to(wide)
-    )  # type: ignore[union-attr] # there
+    assert curvature.A_II is not None
+    assert curvature.G_OO is not None
+    expected = damped_inverses(curvature.A_II.to(wide), curvature.G_OO.to(wide), 1e-2).precondition(W.to(wide))
     torch.testing.assert_close(curvature.precondition(W).to(wide), expected, rtol=2e-2, atol=2e-2)
 
 
