@@ -179,7 +179,7 @@ class _Board:
             is_other = reference is not None and reference is not runs
             versus = self._difference(runs, reference, quantity, facts, comparisons) if reference and is_other else None
             costs = Costs.of(runs, self.probes)
-            rows.append(_row(names[runs.cell], runs, versus, costs, printed.get(runs.cell), axis))
+            rows.append(_row(names[runs.cell], runs, versus, costs, printed.get(runs.cell), axis, self._tried(runs)))
         sign = -1.0 if facts is None or facts.direction is Direction.MAXIMIZE else 1.0
 
         def order(row: Row) -> tuple[int, bool, bool, float]:
@@ -196,6 +196,15 @@ class _Board:
             rows=tuple(sorted(rows, key=order)),
             epochs=workload.epochs if has_several_budgets else None,
         )
+
+    def _tried(self, runs: Runs) -> dict[str, int]:
+        """How many values were tried of each hyperparameter that a grid search chose for a cell."""
+        for one in self.tuned:
+            if one.chosen is not None and Cell.of(one.chosen).contender == runs.cell.contender:
+                setting = one.search.setting(one.chosen)
+                if setting.items() <= runs.cell.optimizer.hyperparameters.items():
+                    return {name: len(values) for name, values in one.search.grid.items()}
+        return {}
 
     def _comparisons(self, task: str) -> int | None:
         """How many rows of a task are compared with the reference, as the suite declares it; `None` where it does not.
@@ -253,7 +262,15 @@ def _references(cells: Iterable[Runs]) -> dict[Conditions, Runs]:
     return {conditions: same[0] for conditions, same in found.items() if len(same) == 1}
 
 
-def _row(name: str, runs: Runs, versus: Estimate | None, costs: Costs, printed: float | None, axis: Axis) -> Row:
+def _row(
+    name: str,
+    runs: Runs,
+    versus: Estimate | None,
+    costs: Costs,
+    printed: float | None,
+    axis: Axis,
+    tried: Mapping[str, int],
+) -> Row:
     results = runs.results
     reached = [record for record in results if steps_to_target(record) is not None]
     averaged = results if runs.has_mean else ()
@@ -296,6 +313,9 @@ def _row(name: str, runs: Runs, versus: Estimate | None, costs: Costs, printed: 
         flops_per_step=one("flops_per_step", counted),
         reported=printed,
         is_outdated=runs.made is Made.OTHER,
+        cell=runs.cell,
+        seeds=tuple(sorted({record.spec.seed for record in runs.records})),
+        tried=tried,
     )
 
 

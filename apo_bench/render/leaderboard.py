@@ -11,6 +11,7 @@ from apo_bench.evidence.rows import Leaderboard, Row, Section
 from apo_bench.evidence.summary import Summary
 from apo_bench.records.cell import REFERENCE
 from apo_bench.render.answer import answer_markdown, answer_text
+from apo_bench.render.settings import settings_markdown
 from apo_bench.render.terminal import paragraph, terminal_table
 from apo_bench.text import MISSING, epochs, escaped, printable, quantity, seconds, shortened, size
 
@@ -43,6 +44,8 @@ def leaderboard_markdown(board: Leaderboard) -> str:
             f"## Details: {escaped(section.task)} on {section.device}{section.budget}",
             "",
             _table(section, _details(section)),
+            "",
+            *settings_markdown(board, section),
             "",
         ]
     if board.tuned:
