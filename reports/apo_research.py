@@ -99,6 +99,29 @@ def _scale(task: str) -> Iterator[Trial]:
     yield from _trials("apo-p", *({**QUARTERS, "fsd": 100.0, "scale_lr": rate} for rate in (0.01, 0.05)), task=task)
 
 
+def _share(task: str) -> Iterator[Trial]:
+    """Whether the whole batch tells a meta-update more than a quarter of it."""
+    yield from _trials("apo-p", {"fsd": 100.0, "meta_share": 1.0}, task=task)
+
+
+def _first(task: str) -> Iterator[Trial]:
+    """On the larger network the most decisive cells first, with what was best on LeNet or in the leads."""
+    seeds = SEEDS[:1]
+    yield from _trials("apo-p", {**QUARTERS, "fsd": 100.0}, task=task, seeds=seeds)
+    yield from _trials("kfac", {}, task=task, seeds=seeds)
+    for schedule in ("constant", "step"):
+        yield from _trials("sgdm", {"lr": 0.1}, task=task, schedule=schedule, seeds=seeds)
+    for whole in (False, True):
+        settings = {**QUARTERS, "lr": 0.1, "fsd": 10.0, "meta_lr": 0.03, "whole_move": whole}
+        yield from _trials("apo-lr-sgdm", settings, task=task, seeds=seeds)
+
+
+def _warm(task: str) -> Iterator[Trial]:
+    """APO-P from KFAC's factors."""
+    for weight, rate in ((3.0, 0.03), (100.0, 1.0)):
+        yield from _trials("apo-p-warm", {"fsd": weight, "lr": rate}, task=task)
+
+
 def _peers(task: str) -> Iterator[Trial]:
     """Whom APO-P and APO-LR are to be judged against; rates as issue and suites had them, half a decade around."""
     rates = {LENET: (0.01, 0.03, 0.1), RESNET: (0.03, 0.1, 0.3)}[task]
@@ -130,6 +153,9 @@ ROUNDS = {
         ("width", _width),
         ("scale", _scale),
         ("peers", _peers),
+        ("share", _share),
+        ("first", _first),
+        ("warm", _warm),
         ("rate", _rate),
     )
 }

@@ -7,11 +7,13 @@ what they chose is said beside the tables.
 """
 
 import dataclasses
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from apo_bench.evidence.answer import answer
 from apo_bench.evidence.cells import Cells, Installed, Made, Runs, cells
+from apo_bench.evidence.censored import Arrival, cost_quantile
 from apo_bench.evidence.costs import Costs
 from apo_bench.evidence.estimates import Estimate
 from apo_bench.evidence.families import contrast
@@ -281,6 +283,8 @@ def _row(
         return pooled(quantity, (quantity.extract(record, costs.probed) for record in records))
 
     timed = {record.spec.seed for record in runs.timed}
+    median = cost_quantile([_arrival(record) for record in results]).value if reached else math.inf
+    steps = median if math.isfinite(median) else None
     all_reached = reached if len(reached) == len(results) else ()
     losses = [loss for record in averaged if (loss := QUANTITIES["train_loss"].extract(record, None)) is not None]
     return Row(
@@ -304,9 +308,9 @@ def _row(
         disagreeing=costs.disagreeing,
         step=costs.probed,
         reached=len(reached),
-        steps_to_target=one("steps_to_target", all_reached),
+        steps_to_target=steps,
         target_seconds=one("seconds_to_target", [record for record in all_reached if record.spec.seed in timed]),
-        composed_target_seconds=one("composed_seconds_to_target", all_reached),
+        composed_target_seconds=None if steps is None or not costs.probed else steps * costs.probed.milliseconds / 1e3,
         peak_memory_bytes=one("peak_memory_bytes", runs.timed),
         state_bytes=one("state_bytes", counted),
         overhead=one("overhead", costs.clocked),
@@ -317,6 +321,16 @@ def _row(
         seeds=tuple(sorted({record.spec.seed for record in runs.records})),
         tried=tried,
     )
+
+
+def _arrival(record: RunRecord) -> Arrival:
+    """When a run reached the target; one that ended before is censored there, and a diverged one never would."""
+    steps = steps_to_target(record)
+    if steps is not None:
+        return Arrival(steps)
+    if isinstance(record.outcome, Diverged) or record.cost is None:
+        return Arrival.never()
+    return Arrival(record.cost.steps, reached=False)
 
 
 def _machine(record: RunRecord) -> str:

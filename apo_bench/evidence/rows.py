@@ -40,7 +40,8 @@ class Row:
         disagreeing: Runs whose mean step is not the one that was probed: something else ran beside them.
         step: What a step costs by the probe; `None` without one that fits.
         reached: Runs that reached the validation target.
-        steps_to_target: Median over runs, where all reached it.
+        steps_to_target: Median over runs, of which those that did not reach it are censored; `None` where more than
+            half did not.
         target_seconds: The same in seconds of the runs' own clock.
         composed_target_seconds: Steps to the target times the probed step.
         peak_memory_bytes: Largest over runs.
