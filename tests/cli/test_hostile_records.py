@@ -102,7 +102,8 @@ def _check(texts: Sequence[str], tmp_path: Path, command: Command, monkeypatch: 
     scan = store.scan()
     records = scan.newest()
     assert len(records) > 5 * len(texts)  # valid, so that it is not damage that is looked at
-    shown = [one for one in scan.of(SUITE, Scale.LOCAL) if one.is_result and one.role is Role.REPORTED]
+    reported = [one for one in scan.of(SUITE, Scale.LOCAL) if one.is_result and one.role is Role.REPORTED]
+    shown = {one.run_id for one in reported}
 
     status, page, _ = command("report", "--suite", SUITE)
     assert status == 0

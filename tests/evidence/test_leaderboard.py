@@ -212,7 +212,7 @@ def test_a_competitor_has_one_name_in_all_precisions() -> None:
 
 def test_a_median_of_steps_to_the_target_survives_one_seed_that_did_not_reach_it() -> None:
     """It is a censored time: leaving the seed out would flatter, and giving no number would hide the others."""
-    runs = [record("adam", seed, 80.0, outcome=Reached(step=10 * (seed + 1))) for seed in range(2)]
+    runs = [record("adam", seed, 80.0, outcome=Reached(step=10 * (seed + 1), target=85.0)) for seed in range(2)]
     missed = record("adam", 2, 70.0)
     (row,) = leaderboard("s", Scale.LOCAL, [*runs, missed]).sections[0].rows
     assert (row.reached, row.results, row.steps_to_target) == (2, 3, 20)
