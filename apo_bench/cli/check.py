@@ -136,7 +136,8 @@ def _current(records: "Iterable[RunRecord]", suite: str, scale: "Scale") -> "Cel
     for line in sources.missing.values():
         warn(line)
     kept = tuple(runs for runs in held.cells if runs.made is Made.INSTALLED)
-    others = sum(len(runs.results) for runs in held.cells if runs not in kept) + sum(one.left_out for one in held.cells)
+    others = sum(one.left_out for one in held.cells)
+    others += sum(len(runs.results) for runs in held.cells if runs.made is not Made.INSTALLED)
     if others:
         warn(f"{others} results from a different version of the code or the data are ignored")
     return dataclasses.replace(held, cells=kept)

@@ -90,6 +90,7 @@ PROCESSES = Range(1, 1000, whole=True)
 ROUNDS = Range(1, 100_000, whole=True)
 CHECKPOINT_SECONDS = Range(0.0, 1e7)
 TFLOPS = Range(0.0, 1e9, above=True)
+SEEDS_PLANNED = Range(3, 10_000, whole=True)
 TOLERANCE = Range(0.0, 1e9)
 
 

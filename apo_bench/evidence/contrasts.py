@@ -60,12 +60,12 @@ class Resolved:
 
 def values_by_seed(runs: Runs, quantity: Quantity, probes: Probes) -> dict[int, float]:
     """A quantity of the runs of a cell that have it; of those on its machine, where it is another on another one."""
-    timed = set(map(id, runs.timed))
+    timed = {record.spec.seed for record in runs.timed}
     step = probed_cost(runs, probes)
     found = {
         seed: quantity.extract(record, step)
         for seed, record in runs.by_seed.items()
-        if not quantity.is_of_machine or id(record) in timed
+        if not quantity.is_of_machine or seed in timed
     }
     return {seed: value for seed, value in found.items() if value is not None}
 

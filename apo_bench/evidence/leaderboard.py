@@ -10,22 +10,27 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from apo_bench.evidence.answer import answer
 from apo_bench.evidence.cells import Cells, Installed, Made, Runs, cells
 from apo_bench.evidence.costs import Costs
+from apo_bench.evidence.estimates import Estimate
+from apo_bench.evidence.families import contrast
+from apo_bench.evidence.judgements import sample_of
 from apo_bench.evidence.names import name_cells
 from apo_bench.evidence.provenance import provenance
-from apo_bench.evidence.quantities import QUANTITIES, steps_to_target
+from apo_bench.evidence.quantities import QUANTITIES, Quantity, steps_to_target
 from apo_bench.evidence.reported import reported_value
 from apo_bench.evidence.rows import Leaderboard, Row, Section
 from apo_bench.evidence.step_costs import Probes, doubts
-from apo_bench.evidence.summary import Summary, contrast, pooled, summary
+from apo_bench.evidence.summary import pooled, summary
 from apo_bench.evidence.tuning import Tuned, searches_of, tune
 from apo_bench.records.cell import REFERENCE, Cell, Conditions, Workload
 from apo_bench.records.facts import Axis, Direction, TaskFacts
 from apo_bench.records.outcome import Diverged, message_of
 from apo_bench.records.probe import ProbeRecord
 from apo_bench.records.run import Role, RunRecord
-from apo_bench.records.spec import RunSpec, Scale
+from apo_bench.records.spec import Precision, RunSpec, Scale
+from apo_bench.records.suite import Suite
 
 
 def leaderboard(
@@ -34,6 +39,7 @@ def leaderboard(
     records: Iterable[RunRecord],
     probes: Iterable[ProbeRecord] = (),
     code: Installed | None = None,
+    declared: Suite | None = None,
 ) -> Leaderboard:
     """Build the leaderboard of all records that were made under a suite and scale.
 
@@ -43,12 +49,19 @@ def leaderboard(
         records: All that there are, oldest first (`apo_bench.store.scan.Scan.of`).
         probes: What steps cost, oldest first.
         code: The code that is installed (`apo_bench.evidence.cells.cells`).
+        declared: What the suite is run to find out (`leaderboard_of`).
     """
-    return leaderboard_of(cells(records, suite, scale, code=code), probes)
+    return leaderboard_of(cells(records, suite, scale, code=code), probes, declared=declared)
 
 
 def leaderboard_of(
-    held: Cells, probes: Iterable[ProbeRecord] = (), tuned: Sequence[Tuned] = (), *, in_order: bool = False
+    held: Cells,
+    probes: Iterable[ProbeRecord] = (),
+    tuned: Sequence[Tuned] = (),
+    *,
+    in_order: bool = False,
+    declared: Suite | None = None,
+    seeds_planned: int | None = None,
 ) -> Leaderboard:
     """Build the leaderboard of cells.
 
@@ -57,13 +70,18 @@ def leaderboard_of(
         probes: What steps cost, oldest first.
         tuned: Grid searches of a plan; what others the cells hold runs of is added.
         in_order: Whether tables stand in the order of the cells, as a plan has it, and not in that of their titles.
+        declared: The suite, for its contrasts and for the sizes of families; without it the rows of a table are one.
+        seeds_planned: Seeds after which comparisons were planned to be judged (`families.contrast`).
     """
     by_id = {record.run_id: record for record in held.tries}
     known = {run_id for one in tuned for run_id in one.search.key}
     others = [record for record in held.tries if record.run_id not in known]
     tuned = [*tuned, *(tune(search, by_id) for search in searches_of(others))]
     tables = _tables(held.cells)
-    return _Board(held, tuned, Probes(probes)).of(tables if in_order else dict(sorted(tables.items())))
+    found = Probes(probes)
+    board = _Board(held, tuned, found, declared, seeds_planned)
+    made = board.of(tables if in_order else dict(sorted(tables.items())))
+    return dataclasses.replace(made, answer=answer(held, found, declared, planned=seeds_planned))
 
 
 def planned_leaderboard(
@@ -73,6 +91,7 @@ def planned_leaderboard(
     planned: Sequence[RunSpec],
     tuned: Sequence[Tuned] = (),
     probes: Iterable[ProbeRecord] = (),
+    declared: Suite | None = None,
 ) -> Leaderboard:
     """Build the leaderboard of the runs of a plan, and of no others; it says how many are still to come.
 
@@ -83,6 +102,7 @@ def planned_leaderboard(
         planned: The plan's reported runs, in the order in which their tables are to stand.
         tuned: Its grid searches.
         probes: What steps cost, oldest first.
+        declared: The plan's suite (`leaderboard_of`).
     """
     roles = {run_id: Role.TUNING for one in tuned for run_id in one.search.key}
     roles |= {run.run_id: Role.REPORTED for run in planned}
@@ -91,7 +111,7 @@ def planned_leaderboard(
         for record in records
         if record.run_id in roles
     ]
-    return leaderboard_of(cells(own, suite, scale, planned=planned), probes, tuned, in_order=True)
+    return leaderboard_of(cells(own, suite, scale, planned=planned), probes, tuned, in_order=True, declared=declared)
 
 
 def _tables(cells: Iterable[Runs]) -> dict[Workload, list[Runs]]:
@@ -109,6 +129,8 @@ class _Board:
     held: Cells
     tuned: Sequence[Tuned]
     probes: Probes
+    declared: Suite | None
+    seeds_planned: int | None
 
     def of(self, tables: Mapping[Workload, Sequence[Runs]]) -> Leaderboard:
         """The leaderboard of these tables, in their order."""
@@ -122,7 +144,7 @@ class _Board:
             suite=held.suite,
             scale=held.scale,
             sections=tuple(sections),
-            machines=tuple(dict.fromkeys(_machine(record) for record in held.reported if record.environment)),
+            machines=tuple(dict.fromkeys(made_on(record) for record in held.reported if record.environment)),
             failures=tuple(
                 (record.spec.title, message_of(record.outcome) or "interrupted")
                 for record in held.records
@@ -147,22 +169,25 @@ class _Board:
         facts = next((record.task for runs in own for record in runs.records if record.task), None)
         names = name_cells(runs.cell for runs in own)
         references = _references(own)
-        comparisons = max(1, len(own) - len(references))
+        comparisons = self._comparisons(workload.task) or max(1, len(own) - len(references))
         printed = _printed(own, facts) if self.held.scale is Scale.PAPER else {}
         axis = _axis(own, facts)
+        quantity = dataclasses.replace(QUANTITIES["value"].on(facts), axis=axis)
         rows = []
         for runs in own:
             reference = references.get(runs.cell.conditions)
             is_other = reference is not None and reference is not runs
-            versus = _difference(runs, reference, axis, comparisons) if reference is not None and is_other else None
+            versus = self._difference(runs, reference, quantity, facts, comparisons) if reference and is_other else None
             costs = Costs.of(runs, self.probes)
             rows.append(_row(names[runs.cell], runs, versus, costs, printed.get(runs.cell), axis))
         sign = -1.0 if facts is None or facts.direction is Direction.MAXIMIZE else 1.0
 
-        def order(row: Row) -> tuple[bool, bool, float]:
+        def order(row: Row) -> tuple[int, bool, bool, float]:
+            """Within a precision by the score; one seed makes no order."""
+            place = list(Precision).index(row.precision)
             if row.score is None:
-                return (True, row.diverged + row.undefined + row.raised > 0, 0.0)
-            return (False, False, sign * row.score.mean)
+                return (place, True, row.diverged + row.undefined + row.raised > 0, 0.0)
+            return (place, False, row.score.n == 1, sign * row.score.mean if row.score.n > 1 else 0.0)
 
         return Section(
             task=workload.task,
@@ -171,6 +196,28 @@ class _Board:
             rows=tuple(sorted(rows, key=order)),
             epochs=workload.epochs if has_several_budgets else None,
         )
+
+    def _comparisons(self, task: str) -> int | None:
+        """How many rows of a task are compared with the reference, as the suite declares it; `None` where it does not.
+
+        The size of a family is declared before the runs: it does not depend on which of them are there.
+        """
+        for entry in self.declared.tasks if self.declared else ():
+            if entry.task == task and self.declared:
+                others = [one for one in self.declared.competitors(entry) if one.optimizer != REFERENCE]
+                return max(1, len(others) * len(self.declared.formats(entry)))
+        return None
+
+    def _difference(
+        self, runs: Runs, other: Runs, quantity: Quantity, facts: TaskFacts | None, comparisons: int
+    ) -> Estimate | None:
+        """Test scores against the reference's; `None` where there is nothing to compare."""
+        if not (runs.has_mean and other.has_mean and runs.is_comparable(other)):
+            return None
+        left, right = (sample_of(one, quantity, facts, self.probes) for one in (runs, other))
+        direction = quantity.direction or Direction.MAXIMIZE
+        found = contrast(left, right, direction, family=comparisons, planned=self.seeds_planned)
+        return None if found.value is None else found
 
 
 def _doubts(sections: Sequence[Section]) -> Iterator[str]:
@@ -184,22 +231,6 @@ def _axis(cells: Iterable[Runs], facts: TaskFacts | None) -> Axis:
     """How the scores of a table are compared: all alike, so a score that has no logarithm leaves none."""
     axis = QUANTITIES["value"].on(facts).axis or Axis.LINEAR
     return axis if all(value > 0 for runs in cells for value in runs.tests.values()) else Axis.LINEAR
-
-
-def _difference(runs: Runs, other: Runs, axis: Axis, comparisons: int) -> Summary | None:
-    """Test scores against another cell's, over the seeds that both have; `None` where there is nothing to compare.
-
-    Args:
-        runs: What is compared.
-        other: What it is compared with.
-        axis: By differences or by ratios.
-        comparisons: How many such intervals are to hold together.
-    """
-    if not (runs.has_mean and other.has_mean and runs.is_comparable(other)):
-        return None
-    common = sorted(runs.tests.keys() & other.tests.keys())
-    pairs = [runs.tests[seed] for seed in common], [other.tests[seed] for seed in common]
-    return contrast(*pairs, axis, comparisons=comparisons)
 
 
 def _printed(cells: Sequence[Runs], facts: TaskFacts | None) -> dict[Cell, float | None]:
@@ -222,7 +253,7 @@ def _references(cells: Iterable[Runs]) -> dict[Conditions, Runs]:
     return {conditions: same[0] for conditions, same in found.items() if len(same) == 1}
 
 
-def _row(name: str, runs: Runs, versus: Summary | None, costs: Costs, printed: float | None, axis: Axis) -> Row:
+def _row(name: str, runs: Runs, versus: Estimate | None, costs: Costs, printed: float | None, axis: Axis) -> Row:
     results = runs.results
     reached = [record for record in results if steps_to_target(record) is not None]
     averaged = results if runs.has_mean else ()
@@ -232,6 +263,7 @@ def _row(name: str, runs: Runs, versus: Summary | None, costs: Costs, printed: f
         quantity = QUANTITIES[name]
         return pooled(quantity, (quantity.extract(record, costs.probed) for record in records))
 
+    timed = {record.spec.seed for record in runs.timed}
     all_reached = reached if len(reached) == len(results) else ()
     losses = [loss for record in averaged if (loss := QUANTITIES["train_loss"].extract(record, None)) is not None]
     return Row(
@@ -256,7 +288,7 @@ def _row(name: str, runs: Runs, versus: Summary | None, costs: Costs, printed: f
         step=costs.probed,
         reached=len(reached),
         steps_to_target=one("steps_to_target", all_reached),
-        target_seconds=one("seconds_to_target", [record for record in all_reached if record in runs.timed]),
+        target_seconds=one("seconds_to_target", [record for record in all_reached if record.spec.seed in timed]),
         composed_target_seconds=one("composed_seconds_to_target", all_reached),
         peak_memory_bytes=one("peak_memory_bytes", runs.timed),
         state_bytes=one("state_bytes", counted),
@@ -267,7 +299,8 @@ def _row(name: str, runs: Runs, versus: Summary | None, costs: Costs, printed: f
     )
 
 
-def _machine(record: RunRecord) -> str:
+def made_on(record: RunRecord) -> str:
+    """Where and with what a run was made, in a line."""
     made = record.environment
     if made is None:
         return "unknown"

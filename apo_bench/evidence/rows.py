@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from apo_bench.evidence.answer import Answer
+from apo_bench.evidence.estimates import Estimate
 from apo_bench.evidence.step_costs import StepCost
 from apo_bench.evidence.summary import Summary
 from apo_bench.evidence.tuning import Tuned
@@ -19,8 +21,8 @@ class Row:
         emulated: Whether 16-bit arithmetic was emulated; its costs then say nothing and are `None`.
         score: Test score over seeds; `None` when a run diverged, its metric is undefined or the optimizer raised in it,
             or when none is finished.
-        versus_reference: Paired difference to the reference, or ratio to it on a logarithmic axis; simultaneous within
-            the task.
+        versus_reference: Difference to the reference in the same precision, or ratio to it on a logarithmic axis;
+            simultaneous within the task. `None` where there is none to compare.
         results: Runs with a result, diverged ones included.
         diverged: Runs that diverged.
         raised: Runs in which the optimizer raised.
@@ -53,7 +55,7 @@ class Row:
     precision: Precision
     emulated: bool
     score: Summary | None
-    versus_reference: Summary | None
+    versus_reference: Estimate | None
     results: int
     diverged: int
     raised: int
@@ -119,6 +121,7 @@ class Leaderboard:
         not_counted: Runs whose steps were not counted: title, and the reason.
         provenance: What was left out, or counts in part, for the code or the machine that it is of; one line each.
         doubts: Reasons to doubt a probe's numbers, each once on a task, with the rows that it concerns.
+        answer: What can be said of all of it.
     """
 
     suite: str
@@ -131,3 +134,4 @@ class Leaderboard:
     not_counted: tuple[tuple[str, str], ...] = ()
     provenance: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    answer: Answer = dataclasses.field(default_factory=Answer)

@@ -265,7 +265,7 @@ def flat_rows(board: Leaderboard) -> list[dict[str, Any]]:
             "score": row.score.mean if row.score else None,
             "half_width": row.score.half_width if row.score else None,
             "factor": row.score.factor if row.score else None,
-            "versus_reference": row.versus_reference.mean if row.versus_reference else None,
+            "versus_reference": row.versus_reference.value if row.versus_reference else None,
             "axis": str(row.score.axis) if row.score else None,
             "n": row.results,
             "diverged": row.diverged,

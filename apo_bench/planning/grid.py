@@ -68,14 +68,19 @@ def unroll(
     Raises:
         UsageError: An override or a grid names no hyperparameter or has the wrong type.
     """
-    settings = [_settings(suite, entry, competitors, device, compile=compile) for entry in suite.tasks]
+    settings = [
+        [(cells[0], _search(cells, suite.tuning_seeds)) for cells in own]
+        for own in (_settings(suite, entry, competitors, device, compile=compile) for entry in suite.tasks)
+    ]
     runs: dict[RunSpec | Waiting, None] = {}
     by_entry: list[dict[RunSpec | Waiting, None]] = [{} for _ in suite.tasks]
     for position in range(max((len(entry.seeds) for entry in suite.tasks), default=0)):
-        for entry, cells_of_settings, own in zip(suite.tasks, settings, by_entry, strict=True):
+        for entry, competing, own in zip(suite.tasks, settings, by_entry, strict=True):
             if position < len(entry.seeds):
                 seed = entry.seeds[position]
-                made = [_run(cells, seed, suite.tuning_seeds) for cells in cells_of_settings]
+                made = [
+                    cell.run(seed) if search is None else Waiting(search, cell.run(seed)) for cell, search in competing
+                ]
                 own.update(dict.fromkeys(made))
                 runs.update(dict.fromkeys(made))
     return Unrolled(tuple(runs), tuple(map(tuple, by_entry)))
@@ -107,12 +112,11 @@ def _settings(
     ]
 
 
-def _run(cells: Sequence[Cell], seed: int, tuning_seeds: Sequence[int]) -> RunSpec | Waiting:
-    """The run of a cell with a seed; of several, a run that waits for the best of them on the tuning seeds."""
-    first = cells[0].run(seed)
+def _search(cells: Sequence[Cell], tuning_seeds: Sequence[int]) -> GridSearch | None:
+    """What chooses among the cells of a competitor, on the tuning seeds; `None` where it has one."""
     if len(cells) == 1:
-        return first
-    return Waiting(GridSearch.of(_tried(cell.run(own)) for own in tuning_seeds for cell in cells), first)
+        return None
+    return GridSearch.of(_tried(cell.run(seed)) for seed in tuning_seeds for cell in cells)
 
 
 def grid_of(declared: OptimizerEntry, entry: TaskEntry) -> dict[str, tuple[Scalar, ...]]:

@@ -1,14 +1,16 @@
 """Leaderboards as Markdown and as plain tables. Rendering only: every number comes in finished."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from tabulate import tabulate
 
+from apo_bench.evidence.estimates import Estimate, ValueScale, Verdict
 from apo_bench.evidence.rows import Leaderboard, Row, Section
 from apo_bench.evidence.summary import Summary
 from apo_bench.records.cell import REFERENCE
-from apo_bench.records.facts import Axis
+from apo_bench.render.answer import answer_markdown, answer_text
 from apo_bench.render.terminal import paragraph, terminal_table
 from apo_bench.text import MISSING, epochs, escaped, printable, quantity, seconds, shortened, size
 
@@ -25,6 +27,7 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         _progress(board),
         "",
         *(line for one in board.provenance for line in (f"- {escaped(one)}", "")),
+        *answer_markdown(board.answer),
     ]
     for section in board.sections:
         lines += [
@@ -33,6 +36,13 @@ def leaderboard_markdown(board: Leaderboard) -> str:
             _facts(section),
             "",
             _table(section, _columns(section)),
+            "",
+        ]
+    for section in board.sections:
+        lines += [
+            f"## Details: {escaped(section.task)} on {section.device}{section.budget}",
+            "",
+            _table(section, _details(section)),
             "",
         ]
     if board.tuned:
@@ -71,10 +81,10 @@ def leaderboard_markdown(board: Leaderboard) -> str:
 def leaderboard_text(board: Leaderboard) -> str:
     """Render the main columns for a terminal of 80 columns or more."""
     key = paragraph(
-        "± (×/÷ a factor, of losses and errors) is a 95 % interval over the n seeds; * marks a paired difference, or "
-        "ratio, whose simultaneous 95 % interval excludes 0, or 1"
+        "± (×/÷ a factor, of losses and errors) is a 95 % interval over the n seeds; * marks a difference, or ratio, "
+        "whose simultaneous 95 % interval excludes 0, or 1"
     )
-    parts = [_section_text(section) for section in board.sections]
+    parts = [answer_text(board.answer), *(_section_text(section) for section in board.sections)]
     chosen = ["\n".join(["tuning", *(f"  {printable(one.line)}" for one in board.tuned)])] if board.tuned else []
     notes = [paragraph(one) for one in board.provenance]
     return "\n\n".join([*parts, *chosen, key, *notes, _progress(board)])
@@ -114,9 +124,14 @@ _LEGEND = f"""\
   validation curve, for orientation only.
 - **±** is the half-width of a 95 % t interval over seeds; n counts the seeds. A row with n = 1 has no interval
   and says nothing about the order.
-- *vs. {REFERENCE}* is the mean difference to {REFERENCE} in the same precision, paired by seed, with simultaneous 95 %
-  intervals over the task's table (Bonferroni). **Bold** where the interval excludes zero: only there is a
-  difference claimed.
+- *vs. {REFERENCE}* is the difference of means to {REFERENCE} in the same precision, with 95 % intervals that hold
+  together over the task's declared comparisons (Welch's with cautious degrees of freedom, Bonferroni). **Bold** where
+  the interval excludes zero and there are 3 seeds or more: only there is a difference claimed.
+- *Standings*: the interquartile mean of normalized scores over tasks and seeds (0 the trivial predictor, 1 the target),
+  with intervals of the rank that hold together; who *cannot be told from* whom is tied. Looking after every seed, and
+  stopping at the first difference, raises the error: `report --seeds-planned N` judges only at the planned number.
+- *Declared comparisons* are what the suite is run to find out, declared before the runs; *seeds needed* is with how
+  many the difference that was seen would be found in 80 % of cases, an order of magnitude.
 - Losses, squared errors and their like are compared by their ratios: shown is the geometric mean, with the factor by
   which its interval goes beyond it either way (**×/÷**); *vs. {REFERENCE}* is then a ratio, and 1 is no difference.
 - *training loss* is the last point of the training curve, a mean over the steps since the point before.
@@ -158,23 +173,43 @@ def _has_reported(section: Section) -> bool:
     return any(row.reported is not None for row in section.rows)
 
 
+def _optimizer(row: Row) -> str:
+    return f"{escaped(row.competitor)}{_mark(row)}"
+
+
+def _format(row: Row) -> str:
+    return f"{row.precision} (emulated)" if row.emulated else str(row.precision)
+
+
 def _columns(section: Section) -> list[_Column]:
+    """Seven of them: what is read first."""
     metric = section.facts.metric if section.facts else "score"
     digits = _digits(metric)
-    reported: list[_Column] = [("reported [P]", lambda row: _number(row.reported, digits.value))]
+    has_probe = any(row.step for row in section.rows)
     columns: list[_Column] = [
-        ("optimizer", lambda row: f"{escaped(row.competitor)}{_mark(row)}"),
-        ("precision", lambda row: f"{row.precision} (emulated)" if row.emulated else str(row.precision)),
+        ("optimizer", _optimizer),
+        ("precision", _format),
         (f"test {escaped(metric)}", lambda row: _score(row, digits)),
-        *(reported if _has_reported(section) else []),
         ("n", _count),
         (f"vs. {REFERENCE}", lambda row: _difference(row.versus_reference, digits, bold=True)),
+        (f"step / {REFERENCE}", _ratio) if has_probe else ("ms/step", lambda row: _number(row.step_ms, ".1f")),
+    ]
+    if _has_reported(section):
+        columns.append(("reported [P]", lambda row: _number(row.reported, digits.value)))
+    elif any(row.reached for row in section.rows):
+        columns.append(("to target", _to_target))
+    return columns
+
+
+def _details(section: Section) -> list[_Column]:
+    """Everything else."""
+    digits = _digits(section.facts.metric if section.facts else "score")
+    shown = {name for name, _ in _columns(section)}
+    columns: list[_Column] = [
+        ("optimizer", _optimizer),
+        ("precision", _format),
         ("epochs", lambda row: f"{row.epochs:g}"),
         ("ms/step", lambda row: _number(row.step_ms, ".1f")),
-        *([(f"step / {REFERENCE}", _ratio)] if any(row.step for row in section.rows) else []),
-    ]
-    return [
-        *columns,
         ("training", _training),
         *([("to target", _to_target)] if any(row.reached for row in section.rows) else []),
         ("memory", lambda row: size(row.peak_memory_bytes)),
@@ -193,6 +228,7 @@ def _columns(section: Section) -> list[_Column]:
         ("best validation", lambda row: _number(row.best_validation, digits.value)),
         ("training loss", lambda row: _estimate(row.train_loss, _SIGNIFICANT)),
     ]
+    return [(name, render) for name, render in columns if name in {"optimizer", "precision"} or name not in shown]
 
 
 def _table(section: Section, columns: Sequence[_Column]) -> str:
@@ -304,13 +340,14 @@ def _factor(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.3g}"  # noqa: PLR2004
 
 
-def _difference(found: Summary | None, digits: _Digits, *, bold: bool) -> str:
-    if found is None or found.interval.half_width is None:
+def _difference(found: Estimate | None, digits: _Digits, *, bold: bool) -> str:
+    if found is None or found.value is None or found.low is None or found.high is None:
         return MISSING
-    is_ratio = found.axis is Axis.LOG
-    centre = f"× {found.mean:.3g}" if is_ratio else _number(found.mean, "+" + digits.value)
-    text = f"{centre}{_spread(found, digits)}"
-    if found.excludes_zero:
+    if found.scale is ValueScale.LOG:
+        text = f"× {found.value:.3g} ×/÷ {_factor(math.sqrt(found.high / found.low))}"
+    else:
+        text = f"{_number(found.value, '+' + digits.value)} ± {_number(found.half_width, digits.half_width)}"
+    if found.verdict in {Verdict.BETTER, Verdict.WORSE}:
         return f"**{text}**" if bold else f"{text} *"
     return text
 

@@ -78,13 +78,13 @@ class LiveLeaderboard(Watcher):
         name, scale = self._plan.suite.name, self._plan.suite.scale
         planned = [one.run for one in self._plan.runs]
         tuned = [tune(one.search, self._records, final=one.tuned.is_final) for one in self._plan.searches]
-        board = planned_leaderboard(name, scale, self._records.values(), planned, tuned, self._probes)
+        board = planned_leaderboard(name, scale, self._records.values(), planned, tuned, self._probes, self._plan.suite)
         others = [record for record in self._held if record.run_id not in self._fingerprints]
         whole = board
         if others:
             own = [record.under(suite=name, scale=scale, role=self._role(record)) for record in self._records.values()]
             held = cells([*others, *own], name, scale, code=self._code, planned=planned)
-            whole = leaderboard_of(held, self._probes, tuned, in_order=True)
+            whole = leaderboard_of(held, self._probes, tuned, in_order=True, declared=self._plan.suite)
         write_durably(self.path, leaderboard_markdown(whole).encode())
         return board
 

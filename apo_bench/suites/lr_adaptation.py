@@ -107,7 +107,7 @@ def lr_adaptation(scale: Scale) -> Suite:
     tuning_seeds: tuple[int, ...] = (TUNING_SEED,)
     match scale:
         case Scale.SMOKE:
-            tasks = [_e7(mlp, 0.25, (0,), _SMOKE_GRID), _e8(lenet, 0.5, (0,), {})]
+            tasks = [_e7(mlp, 0.25, (0,), _SMOKE_GRID), _e8(lenet, 0.25, (0,), {})]
         case Scale.LOCAL:
             tasks = [_e7(mlp, 10, (0,), {}), _e8(lenet, 15, seeds, {})]
         case Scale.STUDY:

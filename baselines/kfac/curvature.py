@@ -9,7 +9,7 @@ from torch import Tensor
 
 from baselines.kfac import damping as damped
 from baselines.kfac import factors
-from baselines.kfac.damping import Damping, Eigenbasis, Inverses, NotInvertibleError, Solver
+from baselines.kfac.damping import Damping, Eigenbasis, Inverses, NotInvertibleError, Solver, Triangle
 
 
 class Rows(NamedTuple):
@@ -67,7 +67,7 @@ class KroneckerCurvature:
         self.estimates = 0
         self.A_II: Tensor | None = None
         self.G_OO: Tensor | None = None
-        self.inverse: Inverses | Eigenbasis | None = None
+        self.inverse: Inverses | Triangle | Eigenbasis | None = None
 
     def average(self, rows: Rows) -> None:
         """Take one estimate into the averages; the first ones count alike (Martens and Grosse, 2015, section 5)."""
@@ -85,9 +85,10 @@ class KroneckerCurvature:
         A, G = _wide(self.A_II), _wide(self.G_OO)
         recipe = self.recipe
         try:
-            new: Inverses | Eigenbasis
+            new: Inverses | Triangle | Eigenbasis
             if recipe.solver is Solver.CHOLESKY:
-                new = damped.damped_inverses(A, G, recipe.damping)
+                solver = damped.damped_solver if self.storage == A.dtype else damped.damped_inverses
+                new = solver(A, G, recipe.damping)  # torch solves nothing in 16 bit
             else:
                 new = damped.damped_eigenbasis(A, G, recipe.damping, recipe.form)
         except NotInvertibleError:
@@ -112,7 +113,7 @@ class KroneckerCurvature:
         self.estimates = estimates
         self.A_II, self.G_OO = saved.get("A_II"), saved.get("G_OO")
         self.inverse = None
-        for kind in (Inverses, Eigenbasis):
+        for kind in (Inverses, Triangle, Eigenbasis):
             if kind._fields[0] in saved:
                 self.inverse = kind(*(saved[name] for name in kind._fields))
 

@@ -23,6 +23,10 @@ Scalar = Float[Tensor, ""]
 Symmetric = Float[Tensor, "D D"]
 
 
+LARGE = 512
+"""Inputs from which on a factorization on a CPU saves more than the solves cost."""
+
+
 class NotInvertibleError(ArithmeticError):
     """A factor has no inverse, or holds numbers that are not finite."""
 
@@ -50,6 +54,23 @@ class Inverses(NamedTuple):
     def precondition(self, W_OI: Weights) -> Weights:
         """G⁻¹ W A⁻¹; both orders of the two products cost the same."""
         return self.G_inverse_OO @ W_OI @ self.A_inverse_II
+
+
+class Triangle(NamedTuple):
+    """A damped A as UᵀU with U upper triangular, and the damped inverse of G.
+
+    Two triangular solves with U cost what the product with A⁻¹ costs, O I² each, and U costs a third of A⁻¹.
+    """
+
+    A_upper_II: Inputs
+    G_inverse_OO: Outputs
+
+    def precondition(self, W_OI: Weights) -> Weights:
+        """G⁻¹ W U⁻¹ U⁻ᵀ."""
+        U_II = self.A_upper_II
+        half_OI = torch.linalg.solve_triangular(U_II, self.G_inverse_OO @ W_OI, upper=True, left=False)
+        whole_OI: Tensor = torch.linalg.solve_triangular(U_II.mT, half_OI, upper=False, left=False)
+        return whole_OI
 
 
 class Eigenbasis(NamedTuple):
@@ -95,10 +116,37 @@ def inverse(matrix: Symmetric, damping: Scalar) -> Symmetric:
     raise NotInvertibleError
 
 
+def upper_factor(matrix: Symmetric, damping: Scalar) -> Symmetric:
+    """U, upper triangular, with UᵀU = M + d I, in float64 where float32 does not do.
+
+    Raises:
+        NotInvertibleError: The damped matrix is not positive definite, or not finite.
+    """
+    for dtype in (matrix.dtype, torch.float64):
+        damped = matrix.to(dtype, copy=True)
+        damped.diagonal().add_(damping)
+        factor, info = torch.linalg.cholesky_ex(damped)
+        if int(info) == 0:
+            upper: Tensor = factor.mT.to(matrix.dtype).contiguous()
+            return upper
+    raise NotInvertibleError
+
+
 def damped_inverses(A_II: Inputs, G_OO: Outputs, damping: float) -> Inverses:
     """Both inverses under factored damping, by Cholesky."""
     for_A, for_G = split(A_II, G_OO, damping)
     return Inverses(inverse(A_II, for_A), inverse(G_OO, for_G))
+
+
+def damped_solver(A_II: Inputs, G_OO: Outputs, damping: float) -> Inverses | Triangle:
+    """The same, in the form that costs least on the matrices' device: a `Triangle` for a large A on a CPU.
+
+    There an explicit inverse takes three times as long to make. On a card solving for few rows is slow.
+    """
+    if A_II.shape[0] < LARGE or A_II.device.type != "cpu":
+        return damped_inverses(A_II, G_OO, damping)
+    for_A, for_G = split(A_II, G_OO, damping)
+    return Triangle(upper_factor(A_II, for_A), inverse(G_OO, for_G))
 
 
 def damped_eigenbasis(A_II: Inputs, G_OO: Outputs, damping: float, form: Damping) -> Inverses | Eigenbasis:

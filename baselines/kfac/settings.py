@@ -66,7 +66,7 @@ class Settings:
         solver: How KFAC's factors are inverted.
         form: Where KFAC's damping is added.
         rest: What steps the parameters that are in no layer.
-        rest_lr: Their learning rate; `None` for ``lr`` under ``SGD`` and 1e-3 under ``ADAM``. Schedules act on it too.
+        rest_lr: Their learning rate; `None` for ``lr`` under ``SGD`` and 3e-3 under ``ADAM``. Schedules act on it too.
     """
 
     lr: float
@@ -113,4 +113,4 @@ class Settings:
             raise UsageError("KFAC: unfactored damping needs eigenvectors; give solver 'eigen', or form 'factored'")
 
 
-_ADAM_RATE = 1e-3
+_ADAM_RATE = 3e-3

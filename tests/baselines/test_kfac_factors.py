@@ -13,17 +13,21 @@ from torch.func import functional_call, grad, vmap
 
 from apo_bench import Batch, SquaredError
 from apo_bench.optim.layers import to_matrix
-from baselines.kfac import factors
+from baselines.kfac import damping, factors
 from baselines.kfac.curvature import CorrectedCurvature, KroneckerCurvature, Recipe, Rows
 from baselines.kfac.damping import (
     Damping,
     Eigenbasis,
+    Inverses,
     NotInvertibleError,
     Solver,
+    Triangle,
     damped_eigenbasis,
     damped_inverses,
+    damped_solver,
     inverse,
     split,
+    upper_factor,
 )
 from baselines.kfac.factors import Sharing
 from baselines.kfac.optimizer import KFAC
@@ -208,6 +212,50 @@ def test_eigen_and_cholesky_agree_under_factored_damping(rank: int) -> None:
     assert float(for_A / for_G) == pytest.approx(float((A.trace() / 6) / (G.trace() / 4)))
     dense = torch.kron(G + for_G * torch.eye(4, dtype=F64), A + for_A * torch.eye(6, dtype=F64))
     torch.testing.assert_close(torch.linalg.solve(dense, W.flatten()).reshape(4, 6), by_eigen, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("rank", [3, 40])
+def test_triangular_solves_are_the_inverses(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    A, G, W = _factors(6, rank), _factors(4, rank), torch.randn(4, 6, dtype=F64)
+    for_A, for_G = split(A, G, 1e-2)
+    dense = torch.kron(G + for_G * torch.eye(4, dtype=F64), A + for_A * torch.eye(6, dtype=F64))
+    expected = torch.linalg.solve(dense, W.flatten()).reshape(4, 6)
+    for limit, kind in ((6, Triangle), (7, Inverses)):
+        monkeypatch.setattr(damping, "LARGE", limit)
+        found = damped_solver(A, G, 1e-2)
+        assert type(found) is kind
+        torch.testing.assert_close(found.precondition(W), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("storage", [torch.float64, torch.float32, torch.float16])
+def test_a_large_layer_is_solved_for_where_torch_can_and_saved(
+    storage: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(damping, "LARGE", 3)
+    recipe = Recipe(1e-2, 0.95, Solver.CHOLESKY, Damping.FACTORED)
+    curvature = KroneckerCurvature(recipe, bias=False, storage=storage)
+    wide = torch.promote_types(storage, torch.float32)
+    curvature.average(Rows(torch.randn(9, 1, 4, dtype=wide), torch.randn(9, 1, 2, dtype=wide), 9))
+    curvature.refresh()
+    assert type(curvature.inverse) is (Inverses if storage is torch.float16 else Triangle)
+    other = KroneckerCurvature(recipe, bias=False, storage=storage)
+    other.load(copy.deepcopy(curvature.tensors()), 1)
+    W = torch.randn(2, 4, dtype=storage)
+    assert torch.equal(other.precondition(W), curvature.precondition(W))
+    assert curvature.A_II is not None
+    assert curvature.G_OO is not None
+    expected = damped_inverses(curvature.A_II.to(wide), curvature.G_OO.to(wide), 1e-2).precondition(W.to(wide))
+    torch.testing.assert_close(curvature.precondition(W).to(wide), expected, rtol=2e-2, atol=2e-2)
+
+
+def test_what_float32_cannot_factor_is_factored_in_float64() -> None:
+    rows = torch.randn(2, 300, generator=torch.Generator().manual_seed(0), dtype=F64) * 1e3
+    matrix = (rows.mT @ rows).float()
+    found = upper_factor(matrix, torch.tensor(4.0)).double()
+    torch.testing.assert_close(found.mT @ found, matrix.double() + 4.0 * torch.eye(300, dtype=F64), rtol=1e-5, atol=1.0)
+    assert not found.tril(-1).any()
+    with pytest.raises(NotInvertibleError):
+        upper_factor(matrix, torch.tensor(-4.0))
 
 
 def test_unfactored_damping_is_the_inverse_of_the_damped_product() -> None:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from support.records import FACTS, record
 
+from apo_bench.evidence.estimates import Verdict
 from apo_bench.evidence.leaderboard import leaderboard, planned_leaderboard
 from apo_bench.evidence.summary import summary
 from apo_bench.evidence.table import run_table
@@ -18,24 +19,29 @@ from apo_bench.records.spec import Budget, Precision, Scale
 from apo_bench.render.leaderboard import leaderboard_markdown, leaderboard_text
 
 
-def test_rows_are_best_first_and_differences_are_paired_by_seed() -> None:
-    records = [record("sgdm", seed, 80.0 + 3 * seed) for seed in range(3)]
-    records += [record("adam", seed, 81.0 + 3 * seed + 0.01 * seed) for seed in range(3)]
+def test_rows_are_best_first_and_a_difference_needs_means_further_apart_than_seeds() -> None:
+    """Pairing by seed would claim the second: in our own records a seed explains nothing (docs/statistics.md)."""
+    records = [record("sgdm", seed, 80.0 + 0.1 * seed) for seed in range(3)]
+    records += [record("adam", seed, 83.0 + 0.1 * seed) for seed in range(3)]
+    spread = [record("sgdm", seed, 80.0 + 3 * seed) for seed in range(3)]
+    spread += [record("adam", seed, 81.0 + 3 * seed + 0.01 * seed) for seed in range(3)]
+    (undecided,) = (row.versus_reference for row in leaderboard("s", Scale.LOCAL, spread).sections[0].rows[:1])
+    assert undecided is not None
+    assert undecided.verdict is Verdict.UNDECIDED
     (section,) = leaderboard("s", Scale.LOCAL, records).sections
     assert [row.competitor for row in section.rows] == ["adam", "sgdm"]
     adam, sgdm = section.rows
     assert sgdm.versus_reference is None
     assert adam.versus_reference is not None
-    assert adam.versus_reference.mean == pytest.approx(1.01)
-    assert adam.versus_reference.excludes_zero  # although the scores' own intervals overlap widely
-    assert adam.score is not None
-    assert adam.score.half_width is not None
-    assert adam.score.half_width > 5.0
+    assert adam.versus_reference.value == pytest.approx(3.0)
+    assert adam.versus_reference.verdict is Verdict.BETTER
 
 
 def test_less_is_better_where_the_metric_says_so() -> None:
     facts = msgspec.structs.replace(FACTS, direction=Direction.MINIMIZE, metric="loss")
-    records = [record("sgdm", 0, 0.5, facts=facts), record("adam", 0, 0.4, facts=facts)]
+    records = [
+        record(name, seed, loss, facts=facts) for name, loss in (("sgdm", 0.5), ("adam", 0.4)) for seed in (0, 1)
+    ]
     (section,) = leaderboard("s", Scale.LOCAL, records).sections
     assert [row.competitor for row in section.rows] == ["adam", "sgdm"]
 
@@ -199,6 +205,6 @@ def test_a_competitor_has_one_name_in_all_precisions() -> None:
     rows = leaderboard("s", Scale.LOCAL, [*records, record("adam", 0, 78.0, lr=0.5)]).sections[0].rows
     assert [(row.competitor, row.precision) for row in rows] == [
         ("adam (lr=0.1)", Precision.FP32),
-        ("adam (lr=0.3)", Precision.FP16),
         ("adam (lr=0.5)", Precision.FP32),
+        ("adam (lr=0.3)", Precision.FP16),
     ]

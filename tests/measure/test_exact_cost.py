@@ -75,6 +75,7 @@ def test_each_kind_of_step_of_kfac_costs_what_a_hand_count_says(share: float) ->
     problem = _problem()
     rule = KFAC(problem, Settings(lr=0.01, factor_interval=2, inverse_interval=3, factor_share=share, kl_clip=1e-3))
     plain = _passes() + sum(2 * out**2 * inputs + 2 * out * inputs**2 for out, inputs in MATRICES)  # G⁻¹ W A⁻¹
+    plain += sum(2 * out * inputs for out, inputs in MATRICES)  # ⟨∇J, P ∇J⟩ for the clip
     # A and G from a share of the batch; what the hidden layer's outputs get goes back for the whole batch
     rows = math.ceil(share * N)
     factors = sum(2 * rows * (inputs**2 + out**2) for inputs, out in LAYERS) + 2 * N * 5 * 3
