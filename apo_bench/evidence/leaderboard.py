@@ -146,7 +146,7 @@ class _Board:
             suite=held.suite,
             scale=held.scale,
             sections=tuple(sections),
-            machines=tuple(dict.fromkeys(_machine(record) for record in held.reported if record.environment)),
+            machines=tuple(dict.fromkeys(made_on(record) for record in held.reported if record.environment)),
             failures=tuple(
                 (record.spec.title, message_of(record.outcome) or "interrupted")
                 for record in held.records
@@ -333,7 +333,8 @@ def _arrival(record: RunRecord) -> Arrival:
     return Arrival(record.cost.steps, reached=False)
 
 
-def _machine(record: RunRecord) -> str:
+def made_on(record: RunRecord) -> str:
+    """Where and with what a run was made, in a line."""
     made = record.environment
     if made is None:
         return "unknown"

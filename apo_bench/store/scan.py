@@ -186,7 +186,7 @@ def scan(store: Path, run_id: str = "", *, curves: bool = True) -> Scan:
     ahead = {path: record.finished_at for path, record in oldest_first.items() if is_ahead(record, present)}
     if run_id:
         return Scan(oldest_first, tuple(others), ahead=ahead)
-    probes, unreadable_probes = _probes(store)
+    probes, unreadable_probes = read_probes(store)
     ahead |= {path: record.finished_at for path, record in probes.items() if is_ahead(record, present)}
     probed = sorted(probes.values(), key=lambda record: place(record, present))
     shared: dict[tuple[str, Scale], dict[str, Role | None]] = {}
@@ -213,7 +213,8 @@ def _attempts_of(runs: Path, run_id: str) -> list[Path]:
         return []
 
 
-def _probes(store: Path) -> tuple[dict[Path, ProbeRecord], list[Unreadable]]:
+def read_probes(store: Path) -> tuple[dict[Path, ProbeRecord], list[Unreadable]]:
+    """Read the probes of a store; those that cannot be read come second."""
     probes: dict[Path, ProbeRecord] = {}
     others: list[Unreadable] = []
     for path in sorted((store / "probes").glob("*.json")):
