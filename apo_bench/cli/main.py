@@ -23,7 +23,7 @@ from apo_bench.say import note, show, warn
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-COMMANDS = ("list", "run", "probe", "status", "report", "check", "export", "wandb", "data", "store", "doctor")
+COMMANDS = ("list", "run", "probe", "status", "report", "claims", "check", "export", "wandb", "data", "store", "doctor")
 """Commands in the order of the help; each is a module of `apo_bench.cli`."""
 
 _THREADS_SECONDS = 5.0
