@@ -61,7 +61,9 @@ def test_every_command_is_documented() -> None:
 def test_every_command_shown_is_one_that_the_command_line_takes(page: Path) -> None:
     for block in _blocks(page.read_text(encoding="utf-8"), "sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            for command in re.findall(r"apo-bench ((?:list|run|probe|status|report|check|export)\b[^&#|]*)", line):
+            for command in re.findall(
+                r"apo-bench ((?:list|run|probe|status|report|claims|check|export)\b[^&#|]*)", line
+            ):
                 _parser().parse_args(command.split())
 
 

@@ -116,6 +116,10 @@ def _check(texts: Sequence[str], tmp_path: Path, command: Command, monkeypatch: 
     check_page((tmp_path / "page.md").read_text(encoding="utf-8"))
     assert command("report", f"--suite={texts[0]}")[0] == 2
 
+    status, page, _ = command("claims", "--scale", "local")
+    assert status == 0
+    check_terminal(page)
+
     status, out, _ = command("status")
     assert status == 0
     assert "waits to be continued: " in out or len(records) == 1
