@@ -241,7 +241,8 @@ def test_the_training_loop_of_the_examples_learns_and_adapts(capsys: pytest.Capt
 
 
 def test_every_optimizer_is_listed() -> None:
-    listed = re.findall(r"`([\w-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", _page("optimizers"), flags=re.MULTILINE)))
+    first_table = _page("optimizers").partition("\n\nKFAC, EKFAC")[0]
+    listed = re.findall(r"`([\w-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", first_table, flags=re.MULTILINE)))
     assert sorted(listed) == sorted(optimizers().names())
 
 
