@@ -103,6 +103,6 @@ def ablations(scale: Scale) -> Suite:
         title="Ablations of APO",
         tasks=(TaskEntry(task=task, epochs=epochs, seeds=seeds),),
         optimizers=tuple(entries),
-        precisions=(Precision.FP32, Precision.FP16) if scale is Scale.SMOKE else (Precision.FP32,),
+        precisions=(Precision.FP32,),
         contrasts=tuple(_questions(entries)),
     )

@@ -130,7 +130,7 @@ def lr_adaptation(scale: Scale) -> Suite:
         title="Learning-rate adaptation",
         tasks=tuple(tasks),
         optimizers=(),
-        precisions=(Precision.FP32, Precision.FP16) if scale is Scale.SMOKE else (Precision.FP32,),
+        precisions=(Precision.FP32,),
         tuning_seeds=tuning_seeds,
         contrasts=tuple(_questions(tasks)),
     )

@@ -54,10 +54,18 @@ def check_page(page: str) -> None:
     legend = page.partition("## How to read this")[2].partition("Made on:")[0]
     own = page.replace(legend, "")
     assert _LIVE.findall(own) == []
-    sections = ("## Diverged runs", "## Runs without", "## Steps that", "## Tuning", "## Doubtful", "## How to")
+    sections = (
+        "## Answer",
+        "## Diverged runs",
+        "## Runs without",
+        "## Steps that",
+        "## Tuning",
+        "## Doubtful",
+        "## How to",
+    )
     for line in own.splitlines():
         assert not re.match(r"#|\d+[.)] |=+$|-+$|    |```|~~~|>", line) or line.startswith(
-            ("# Leaderboard: ", "# Check of ", "## ")
+            ("# Leaderboard: ", "# Check of ", "## ", "### Standings: ", "### Declared comparisons")
         )
         if line.startswith("## "):
             assert line.startswith(sections) or " on cpu" in line

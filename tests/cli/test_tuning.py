@@ -97,7 +97,7 @@ def test_one_command_chooses_and_runs_and_the_same_command_reuses_it(tiny_shell:
     page = next((tiny_shell.folder / "apo-bench-results" / "leaderboards").iterdir()).read_text(encoding="utf-8")
     assert "lr = 0.03 of 1e-05, 0.03, 1e+30; best validation accuracy (%) on seed 100" in page
     assert "(1 diverged)" in page
-    assert page.count("| sgdm") == 2  # at two schedules, and no row for what was tried
+    assert page.count("| sgdm") == 4  # at two schedules, in the table and in the details, and no row for what was tried
 
     output, _ = gridded()
     assert "0 of 9 runs to be made" in output

@@ -13,6 +13,7 @@ from apo_bench.cli.values import WORKERS, Range
 from apo_bench.errors import UsageError
 
 RUN = ("run", "--suite", "classification")
+REPORT = ("report", "--suite", "classification")
 PROBE = ("probe", "--suite", "classification")
 NUMBERS = [
     (RUN, "--epochs"),
@@ -23,6 +24,7 @@ NUMBERS = [
     (PROBE, "--processes"),
     (PROBE, "--rounds"),
     (PROBE, "--threads"),
+    (REPORT, "--seeds-planned"),
 ]
 NO_NUMBERS = ["nan", "inf", "Infinity", "1e309", "1" * 5000, "10**30", "1_0", "٣", "two", "", " ", "0x10", "1e", "1,5", "1\n"]  # fmt: skip
 

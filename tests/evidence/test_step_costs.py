@@ -184,7 +184,8 @@ def test_time_to_target_is_steps_times_the_probed_step_beside_the_runs_own_clock
     assert line["composed_seconds_to_target"] == pytest.approx(0.16)
     missed = made_run().under(spec=msgspec.structs.replace(run.spec, seed=1))
     partly = leaderboard("s", Scale.LOCAL, [run, missed], [flat()])
-    assert partly.sections[0].rows[0].steps_to_target is None
+    assert partly.sections[0].rows[0].steps_to_target == 20  # a median: half of the runs had reached it
+    assert partly.sections[0].rows[0].target_seconds is None
     assert "1 of 2 reached it" in leaderboard_markdown(partly)
 
 

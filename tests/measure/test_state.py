@@ -131,10 +131,11 @@ COUNTS: Mapping[str, Callable[[_Shapes], dict[str, int]]] = {
 @pytest.mark.parametrize("name", ALL)
 def test_state_bytes_equal_a_hand_count(name: str, network: str) -> None:
     make, shapes = NETWORKS[network]
-    rule = built(name, law_problem(make()))
+    begun = {"start_steps": 1, "interval": 1} if name == "apo-p-warm" else {}  # then it keeps what apo-p does
+    rule = built(name, law_problem(make()), **begun)
     for seed in range(3):
         assert rule.step(law_batch(seed)).applied
-    assert state_bytes(rule) == COUNTS[name](shapes)
+    assert state_bytes(rule) == COUNTS[name.removesuffix("-warm")](shapes)
 
 
 def test_model_bytes_equal_a_hand_count() -> None:

@@ -63,7 +63,7 @@ def test_q_equals_autograd_of_the_explicit_divergence(reverse: bool, extra: int 
     assert max(moved) > 1e-4
 
 
-@pytest.mark.parametrize("name", COMPETITORS)
+@pytest.mark.parametrize("name", [name for name in COMPETITORS if name != "apo-p-warm"])  # which has no such choices
 def test_competitors_pass_the_choices_on(name: str) -> None:
     competitor = optimizers()[name].load()
     for fields, expected in (

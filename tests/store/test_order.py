@@ -8,6 +8,7 @@ import pytest
 from support.records import flat, record
 
 from apo_bench.cli.main import main
+from apo_bench.evidence.cells import cells
 from apo_bench.records.order import following
 from apo_bench.records.outcome import Crashed
 from apo_bench.records.ranges import moment
@@ -49,7 +50,8 @@ def test_a_record_made_by_a_clock_that_was_ahead_does_not_stay_on_top(
     put(store, made(11.0, ahead, code="old").under(suite="regression"))
     put(store, made(22.0, 0.0).under(suite="regression"))
     assert newest(store) == 22.0
-    assert [one.scores.test for one in store.scan().of("regression", Scale.LOCAL)] == [22.0]
+    held = cells(store.scan().of("regression", Scale.LOCAL), "regression", Scale.LOCAL)
+    assert [one.scores.test for one in held.reported] == [22.0]
     for command in (["status"], ["export"], ["report", "--suite", "regression"]):
         assert main([*command, "--store", str(store.path)]) == 0
         printed = capsys.readouterr()
