@@ -81,8 +81,9 @@ def hold(benchmark: BenchmarkFixture, folder: Path, arguments: tuple[str, ...], 
         (("status",), 2.0),
         ((*PLAN, seeds_of(10_000)), 5.0),
         (("check", "--baseline", "baseline.json"), 5.0),
+        (("compare", "sgdm", "kfac"), 2.0),
     ],
-    ids=["report", "export", "status", "plan", "check"],
+    ids=["report", "export", "status", "plan", "check", "compare"],
 )
 def test_ten_thousand_runs(
     benchmark: BenchmarkFixture, ten_thousand: Path, arguments: tuple[str, ...], seconds: float
