@@ -80,8 +80,9 @@ def hold(benchmark: BenchmarkFixture, folder: Path, arguments: tuple[str, ...], 
         (("export", "--output", "runs.csv"), 3.0),
         (("status",), 2.0),
         (("check", "--baseline", "baseline.json"), 5.0),
+        (("compare", "sgdm", "kfac"), 2.0),
     ],
-    ids=["report", "export", "status", "check"],
+    ids=["report", "export", "status", "check", "compare"],
 )
 def test_ten_thousand_runs(
     benchmark: BenchmarkFixture, ten_thousand: Path, arguments: tuple[str, ...], seconds: float

@@ -10,11 +10,11 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from apo_bench.evidence.cells import Cells
+from apo_bench.evidence.cells import Cells, Runs
 from apo_bench.evidence.contrasts import resolve
 from apo_bench.evidence.findings import Finding, Pair, Row, row_of
 from apo_bench.evidence.names import name_cells
-from apo_bench.evidence.sides import COMPARED, Code, Entry, Side, entry_of
+from apo_bench.evidence.sides import COMPARED, Code, Entry, Side, entry_of, made_of
 from apo_bench.evidence.step_costs import Probes
 from apo_bench.records.cell import Cell, Contender, Workload
 from apo_bench.records.contrast import Contrast, Selector
@@ -156,15 +156,14 @@ def _changes(before: Cell, after: Cell) -> str:
     return ", ".join(said)
 
 
-def compare_optimizers(
-    a: Selector, b: Selector, held: Iterable[Cells], probes: Probes, made: tuple[str, ...] = ()
-) -> Comparison:
+def compare_optimizers(a: Selector, b: Selector, held: Iterable[Cells], probes: Probes) -> Comparison:
     """Compare two optimizers of one store wherever either has a run; unpaired."""
     wanted = Contrast(name="compare", left=a, right=b)
     pairs: dict[tuple[Cell, Cell], Pair] = {}
+    runs: tuple[list[Runs], list[Runs]] = ([], [])
     only: dict[Alone, None] = {}
     for one in held:
-        names = name_cells(runs.cell for runs in one.cells)
+        names = _titles(runs.cell for runs in one.cells)
         for place in resolve(wanted, one):
             if place.left is None or place.right is None or place.reason:
                 side = "A" if place.left and not place.right else "B" if place.right and not place.left else ""
@@ -174,16 +173,26 @@ def compare_optimizers(
             titles = dict.fromkeys(names[entry.cell] for entry in (left, right))
             formats = dict.fromkeys(str(entry.cell.precision) for entry in (left, right))
             pairs[left.cell, right.cell] = Pair(f"{' → '.join(titles)} {' → '.join(formats)}", left, right)
-    sides = Side(a.words, {}, made), Side(b.words, {}, made)
-    return _comparison(*sides, list(pairs.values()), list(only), paired=False)
+            runs[0].append(place.left)
+            runs[1].append(place.right)
+    sides = [
+        Side(selector.words, {}, made_of(own), sum(runs.left_out for runs in own))
+        for selector, own in zip((a, b), runs, strict=True)
+    ]
+    return _comparison(sides[0], sides[1], list(pairs.values()), list(only), paired=False)
 
 
 def _names(cells: Iterable[Cell]) -> dict[Cell, str]:
     """What cells are called on their tasks, with their precision."""
+    return {cell: f"{name} {cell.precision}" for cell, name in _titles(cells).items()}
+
+
+def _titles(cells: Iterable[Cell]) -> dict[Cell, str]:
+    """What competitors are called on each task."""
     tables: dict[Workload, list[Cell]] = {}
     for cell in cells:
         tables.setdefault(cell.workload, []).append(cell)
-    return {cell: f"{name} {cell.precision}" for own in tables.values() for cell, name in name_cells(own).items()}
+    return {cell: name for own in tables.values() for cell, name in name_cells(own).items()}
 
 
 def _comparison(a: Side, b: Side, pairs: Sequence[Pair], only: Sequence[Alone], *, paired: bool) -> Comparison:

@@ -12,9 +12,9 @@ from support.snapshots import ratios, run, runs
 from apo_bench.errors import UsageError
 from apo_bench.evidence.cells import cells
 from apo_bench.evidence.compare import Comparison, compare_optimizers, compare_sides
-from apo_bench.evidence.findings import Finding, Row
+from apo_bench.evidence.findings import Finding, Pair, Row, row_of
 from apo_bench.evidence.published import published_side
-from apo_bench.evidence.sides import Side, side_of
+from apo_bench.evidence.sides import Entry, Side, side_of
 from apo_bench.evidence.step_costs import Probes
 from apo_bench.evidence.table import run_table
 from apo_bench.records.contrast import Selector
@@ -333,3 +333,27 @@ def test_json_says_everything_unrounded() -> None:
     row = next(row for row in table["rows"] if row["quantity"] == "value")
     assert row["b"] == pytest.approx(210.1 / 3, rel=1e-15)
     assert (row["finding"], row["n"], table["family"], told["counts"]["worse"]) == ("worse", 3, 1, 1)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_where_nothing_differs_a_table_claims_in_one_of_twenty_at_most(n: int) -> None:
+    """Versions of five cells whose spreads differ a hundredfold, over seeds that explain most of it."""
+    source, wrong, repeats = random.Random(n), 0, 400
+    (template,) = side(runs()).entries.values()
+
+    def entry(values: Sequence[float]) -> Entry:
+        seeds = {seed: {"diverged": False, "value": value} for seed, value in enumerate(values)}
+        sample = dataclasses.replace(template.samples["value"], values=dict(enumerate(values)))
+        return dataclasses.replace(template, samples={**template.samples, "value": sample}, repeated=seeds)
+
+    for _ in range(repeats):
+        claims = set()
+        for spread in (0.01, 0.03, 0.1, 0.3, 1.0):
+            shared = [80 + source.gauss(0, 5 * spread) for _ in range(n)]
+            old, new = (entry([one + source.gauss(0, spread) for one in shared]) for _ in range(2))
+            row = row_of(Pair("x", old, new).on_common_seeds(), "value", 5, paired=True)
+            assert row is not None
+            claims.add(row.finding)
+        wrong += bool(claims & {Finding.WORSE, Finding.BETTER})
+    assert wrong / repeats < 0.05 + 3 * (0.05 * 0.95 / repeats) ** 0.5
+    assert wrong > 0
