@@ -225,7 +225,8 @@ def _number(of: Quantity, value: float | None) -> str:
 def _change(row: Row) -> str:
     made = row.estimate
     if row.quantity.exact and row.before and row.after is not None:
-        return f"{100 * (row.after / row.before - 1):+.2g} %"
+        ratio = row.after / row.before
+        return f"{100 * (ratio - 1):+.2g} %" if 0.5 < ratio < 2 else f"×{ratio:.3g}"  # noqa: PLR2004
     if row.quantity.exact and row.before is not None and row.after is not None:
         return f"{row.after - row.before:+,.0f}"
     if made.value is None:
