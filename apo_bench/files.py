@@ -69,12 +69,12 @@ def read_regular(path: Path | str, most: int) -> bytes:
         NotRegularError: It is none, or larger.
         OSError: It is not there, or cannot be read.
     """
-    descriptor = _descriptor(path, os.O_RDONLY)
+    descriptor, size = _opened(path, os.O_RDONLY)
     try:
         # a buffer of its size, not of what is allowed: that would be 64 MiB for a record of 4 KiB
-        data = os.read(descriptor, min(os.fstat(descriptor).st_size, most) + 1)
-        while len(data) <= most and (more := os.read(descriptor, _BLOCK)):
-            data += more
+        data = os.read(descriptor, min(size, most) + 1)
+        while len(data) != size and len(data) <= most and (more := os.read(descriptor, _BLOCK)):
+            data += more  # it grew meanwhile, or came in parts
     finally:
         os.close(descriptor)
     if len(data) > most:
@@ -115,7 +115,12 @@ def open_to_append(path: Path) -> io.FileIO:
     return io.FileIO(descriptor, "a")
 
 
-def _descriptor(path: Path | str, flags: int) -> int:
+def _descriptor(path: Path, flags: int) -> int:
+    return _opened(path, flags)[0]
+
+
+def _opened(path: Path | str, flags: int) -> tuple[int, int]:
+    """A descriptor of a regular file, and the file's size."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     except OSError as error:
@@ -124,10 +129,11 @@ def _descriptor(path: Path | str, flags: int) -> int:
         if error.errno in {errno.ENXIO, errno.EISDIR, errno.ENODEV}:  # a socket, a folder, a device without a driver
             raise NotRegularError("not a file", path) from error
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode):
         os.close(descriptor)
         raise NotRegularError("not a file", path)
-    return descriptor
+    return descriptor, state.st_size
 
 
 _TEMPORARY = re.compile(r"\.[a-z0-9][a-z0-9._]*-[0-9a-f]{8}")

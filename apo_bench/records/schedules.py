@@ -14,7 +14,7 @@ _DIGITS = 9
 """Of a number of steps; what is behind them is noise, too."""
 
 
-class _Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+class _Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", gc=False):
     warmup: float = 0.0
 
     def __post_init__(self) -> None:

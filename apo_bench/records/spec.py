@@ -52,8 +52,11 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all values that are written to a file and read back strictly."""
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
+    """Base of all values that are written to a file and read back strictly.
+
+    None is part of a circle, so the garbage collector need not look at them: a store may hold a million.
+    """
 
     sealed: ClassVar[bool] = False
     """Whether a file of it bears a digest (`apo_bench.records.digest`)."""
@@ -114,7 +117,7 @@ class OptimizerSpec(Frozen, frozen=True, omit_defaults=True):
         return hash((self.name, frozenset(self.hyperparameters.items()), self.schedule))
 
 
-class RunSpec(Frozen, frozen=True, omit_defaults=True, dict=True):
+class RunSpec(Frozen, frozen=True, omit_defaults=True, dict=True, gc=True):
     """Everything that determines one run, apart from code and data.
 
     Fields at their defaults stay out of the file and of the identity, so that a field added later does not change the

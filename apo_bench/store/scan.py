@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import enum
-import gc
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -182,8 +181,7 @@ def scan(store: Path, run_id: str = "", *, curves: bool = True) -> Scan:
     """
     present = datetime.now(UTC)
     records, others = read_records(_attempts_of(store / "runs", run_id), curves=curves)
-    oldest_first = in_order(records, present)
-    ahead = {path: record.finished_at for path, record in oldest_first.items() if is_ahead(record, present)}
+    oldest_first, ahead = _ordered(records, present)
     if run_id:
         return Scan(oldest_first, tuple(others), ahead=ahead)
     probes, unreadable_probes = read_probes(store)
@@ -231,18 +229,17 @@ def read_records(folders: Iterable[Path], *, curves: bool = True) -> tuple[dict[
     """Read the records in runs' folders; those that cannot be read come second."""
     records: dict[Path, RunRecord] = {}
     others: list[Unreadable] = []
-    with _without_collection():
-        for folder in folders:
-            try:
-                record = read_record(folder)
-                records[folder] = record if curves else thinned(record)
-            except FileNotFoundError:
-                if folder.is_dir():  # else another process set it aside
-                    others.append(Unreadable(folder, f"{RECORD} is missing"))
-            except NotADirectoryError:
-                others.append(Unreadable(folder, "not a run's folder"))
-            except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-                others.append(unreadable(folder, error))
+    for folder in folders:
+        try:
+            record = read_record(folder)
+            records[folder] = record if curves else thinned(record)
+        except FileNotFoundError:
+            if folder.is_dir():  # else another process set it aside
+                others.append(Unreadable(folder, f"{RECORD} is missing"))
+        except NotADirectoryError:
+            others.append(Unreadable(folder, "not a run's folder"))
+        except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+            others.append(unreadable(folder, error))
     return records, others
 
 
@@ -252,7 +249,7 @@ def thinned(record: RunRecord) -> RunRecord:
     They are the last point, the one at which the target was reached, and those of the last epoch, from whose mean a
     setting is chosen.
     """
-    if not record.curve:
+    if len(record.curve) <= 1:
         return record
     last = record.curve[-1].step
     reached = record.outcome.step if isinstance(record.outcome, Reached) else last
@@ -262,22 +259,17 @@ def thinned(record: RunRecord) -> RunRecord:
     return record if len(kept) == len(record.curve) else msgspec.structs.replace(record, curve=kept)
 
 
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Meanwhile, collect no garbage: a hundred thousand records make none, and would be searched again and again."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def in_order(records: Mapping[Path, RunRecord], present: datetime) -> dict[Path, RunRecord]:
     """Records by their folders, the oldest first, as of a time."""
-    return dict(sorted(records.items(), key=lambda item: place(item[1], present)))
+    return _ordered(records, present)[0]
+
+
+def _ordered(records: Mapping[Path, RunRecord], present: datetime) -> tuple[dict[Path, RunRecord], dict[Path, str]]:
+    """Records, the oldest first; and the times of those whose time is in the future."""
+    places = {path: place(record, present) for path, record in records.items()}
+    oldest_first = {path: records[path] for path in sorted(records, key=places.__getitem__)}
+    ahead = {path: record.finished_at for path, record in oldest_first.items() if not places[path][0]}
+    return oldest_first, ahead
 
 
 def read_record(folder: Path) -> RunRecord:
