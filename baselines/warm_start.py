@@ -26,15 +26,15 @@ from baselines.kfac import KFAC, Fisher, Settings
 class WarmStart:
     """APO-P from KFAC's factors."""
 
-    lr: float = hyperparameter(0.03, search=Search(3e-3, 0.3, log=True), symbol="η")
-    meta_lr: float = hyperparameter(1e-3, search=Search(1e-5, 1e-2, log=True), symbol="α")
-    fsd: float = hyperparameter(3.0, search=Search(0.1, 1000.0, log=True), symbol="λ_FSD")
+    lr: float = hyperparameter(0.0469, search=Search(3e-3, 0.3, log=True), symbol="η")
+    meta_lr: float = hyperparameter(1.14e-3, search=Search(1e-5, 1e-2, log=True), symbol="α")
+    fsd: float = hyperparameter(18.2, search=Search(0.1, 1000.0, log=True), symbol="λ_FSD")
     meta_share: float = hyperparameter(0.25, symbol="|b| / |B|")
     interval: int = hyperparameter(10, symbol="K")
     momentum: float = hyperparameter(0.9, symbol="μ")
     weight_decay: float = hyperparameter(0.0, search=Search(1e-6, 1e-2, log=True), symbol="λ")
     start_steps: int = hyperparameter(30)
-    start_damping: float = hyperparameter(0.07, search=Search(1e-3, 1.0, log=True), symbol="λ_0")
+    start_damping: float = hyperparameter(0.121, search=Search(1e-3, 1.0, log=True), symbol="λ_0")
     kfac_lr: float = hyperparameter(0.1)
     kfac_damping: float = hyperparameter(0.0226)
     kfac_kl_clip: float = hyperparameter(2.16e-4, symbol="κ")

@@ -6,7 +6,7 @@ data. What a round asks, and what came out, is in ``reports/apo-research/README.
 
     python reports/apo_research.py ROUND ... [--workers 2]
 
-Finished trials are kept and not run again.
+Finished trials are kept and not run again; the page is written anew.
 """
 
 import argparse
@@ -16,11 +16,12 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import msgspec
+from tabulate import tabulate
 
 from apo_bench.plugins.optimizer import resolve_hyperparameters
 from apo_bench.plugins.registry import optimizers, tasks
@@ -62,7 +63,8 @@ class Result(msgspec.Struct, frozen=True):
         trial: Which.
         validation: Validation accuracy in percent, a mean over the last tenth of the epochs; `None` where it diverged.
         train_loss: Mean over the last epoch.
-        reading: Learning rate at the end, or the first layer's distance of P from the identity.
+        reading: At the end, the learning rate of APO-LR, or how far P of APO-P's first layer is from the identity,
+            ‖P − I‖ / ‖I‖.
         seconds: Of the process, evaluations included.
     """
 
@@ -99,6 +101,29 @@ def _scale(task: str) -> Iterator[Trial]:
     yield from _trials("apo-p", *({**QUARTERS, "fsd": 100.0, "scale_lr": rate} for rate in (0.01, 0.05)), task=task)
 
 
+def _share(task: str) -> Iterator[Trial]:
+    """Whether the whole batch tells a meta-update more than a quarter of it."""
+    yield from _trials("apo-p", {"fsd": 100.0, "meta_share": 1.0}, task=task)
+
+
+def _first(task: str) -> Iterator[Trial]:
+    """On the larger network the most decisive cells first, with what was best on LeNet or in the leads."""
+    seeds = SEEDS[:1]
+    yield from _trials("apo-p", {**QUARTERS, "fsd": 100.0}, task=task, seeds=seeds)
+    yield from _trials("kfac", {}, task=task, seeds=seeds)
+    for schedule in ("constant", "step"):
+        yield from _trials("sgdm", {"lr": 0.1}, task=task, schedule=schedule, seeds=seeds)
+    for whole in (False, True):
+        settings = {**QUARTERS, "lr": 0.1, "fsd": 10.0, "meta_lr": 0.03, "whole_move": whole}
+        yield from _trials("apo-lr-sgdm", settings, task=task, seeds=seeds)
+
+
+def _warm(task: str) -> Iterator[Trial]:
+    """APO-P from KFAC's factors."""
+    for weight, rate in ((3.0, 0.03), (100.0, 1.0)):
+        yield from _trials("apo-p-warm", {"fsd": weight, "lr": rate}, task=task)
+
+
 def _peers(task: str) -> Iterator[Trial]:
     """Whom APO-P and APO-LR are to be judged against; rates as issue and suites had them, half a decade around."""
     rates = {LENET: (0.01, 0.03, 0.1), RESNET: (0.03, 0.1, 0.3)}[task]
@@ -122,18 +147,23 @@ def _rate(task: str) -> Iterator[Trial]:
         )
 
 
+QUESTIONS: dict[str, Callable[[str], Iterator[Trial]]] = {
+    "proximity": _proximity,
+    "width": _width,
+    "scale": _scale,
+    "peers": _peers,
+    "share": _share,
+    "first": _first,
+    "warm": _warm,
+    "rate": _rate,
+}
+NETWORKS = {"lenet": LENET, "resnet": RESNET}
 ROUNDS = {
     f"{name}-{network}": tuple(round_of(task))
-    for network, task in (("lenet", LENET), ("resnet", RESNET))
-    for name, round_of in (
-        ("proximity", _proximity),
-        ("width", _width),
-        ("scale", _scale),
-        ("peers", _peers),
-        ("rate", _rate),
-    )
+    for network, task in NETWORKS.items()
+    for name, round_of in QUESTIONS.items()
 }
-"""Trials by round, declared before the first of them was run."""
+"""Trials by round, each declared before the first of it was run."""
 
 
 def train(trial: Trial) -> Result:
@@ -220,13 +250,53 @@ def run(trials: Iterable[Trial], workers: int) -> None:
             print(f"{count} of {len(missing)}: {future.result()}", flush=True)
 
 
+def page(results: Iterable[Result]) -> str:
+    """What each round asks, and what came out so far."""
+    done = {result.trial: result for result in results}
+    lines = ["# Research on APO", "", (__doc__ or "").partition("    python")[0].strip(), ""]
+    for network, task in NETWORKS.items():
+        lines += [f"## {task}, {EPOCHS[task]:g} epochs", ""]
+        for name, round_of in QUESTIONS.items():
+            trials = ROUNDS[f"{name}-{network}"]
+            if any(trial in done for trial in trials):
+                lines += [f"### {name}", "", round_of.__doc__ or "", "", _table(trials, done), ""]
+    return "\n".join(lines)
+
+
+def _table(trials: Iterable[Trial], done: Mapping[Trial, Result]) -> str:
+    """One row a setting: validation accuracy on each tuning seed, training loss, and the reading at the end."""
+    rows: dict[tuple[str, str, str], dict[int, Result]] = {}
+    for trial in trials:
+        own = rows.setdefault((trial.optimizer, trial.overrides, trial.schedule), {})
+        if trial in done:
+            own[trial.seed] = done[trial]
+    table = []
+    for (optimizer, overrides, schedule), own in rows.items():
+        setting = {name: value for name, value in json.loads(overrides).items() if name not in WEIGHT_DECAY}
+        named = ", ".join(f"{name} {value}" for name, value in setting.items())
+        scores = [
+            "–" if seed not in own else "diverged" if (found := own[seed].validation) is None else f"{found:.2f}"
+            for seed in SEEDS
+        ]
+        losses = [result.train_loss for result in own.values() if result.train_loss is not None]
+        readings = [f"{result.reading:.3g}" for result in own.values() if result.reading is not None]
+        loss = f"{statistics.fmean(losses):.3f}" if losses else "–"
+        table.append([optimizer, named, schedule, *scores, loss, ", ".join(readings) or "–"])
+    headers = ["optimizer", "setting", "schedule", *(f"seed {seed}" for seed in SEEDS), "training loss", "reading"]
+    return tabulate(table, headers=headers, tablefmt="pipe", disable_numparse=True)
+
+
 def main() -> None:
-    """Run rounds."""
+    """Run rounds and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rounds", nargs="+", choices=ROUNDS, metavar="ROUND", help=", ".join(ROUNDS))
+    parser.add_argument("rounds", nargs="*", metavar="ROUND", help=", ".join(ROUNDS))
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
+    for name in options.rounds:
+        if name not in ROUNDS:
+            parser.error(f"unknown round {name!r}; choose from {', '.join(ROUNDS)}")
     run((trial for name in options.rounds for trial in ROUNDS[name]), options.workers)
+    (FILE.parent / "README.md").write_text(page(read()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ COMMANDS = (
     "probe",
     "status",
     "report",
+    "claims",
     "compare",
     "check",
     "export",

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from apo_bench.evidence.cells import Cells, Runs
-from apo_bench.evidence.estimates import FEWEST_SEEDS, Estimate, Verdict
+from apo_bench.evidence.estimates import FEWEST_SEEDS, Estimate, ValueScale, Verdict
 from apo_bench.evidence.judgements import Judgement, anchors_of, judged, labels, sample_of
 from apo_bench.evidence.quantities import QUANTITIES
 from apo_bench.evidence.standings import Standings, standings
@@ -16,6 +16,8 @@ from apo_bench.records.suite import Suite
 
 _FEWEST = 2
 """Competitors that make an order."""
+_LARGEST = 1e100
+"""Of a normalized score: far beyond any, and its square is a number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +150,18 @@ def _take(
 
 def _why_not(cells: Sequence[Runs]) -> str:
     """Why a task is in no standings; empty where it is."""
-    if anchors_of(_facts(cells)) is None:
+    anchors = anchors_of(_facts(cells))
+    if anchors is None:
         return "no target, or no trivial predictor, to normalize scores by"
     counts = sorted((len(runs.results) + runs.failed for runs in cells), reverse=True)
     enough = sum(count >= FEWEST_SEEDS for count in counts)
     if enough < _FEWEST:
         return f"n = {counts[0]}; an order needs {FEWEST_SEEDS} seeds"
+    values = [value for runs in cells for value in runs.tests.values()]
+    if not all(
+        abs(anchors.normalized(value)) < _LARGEST for value in values if value > 0 or anchors.scale is ValueScale.LINEAR
+    ):
+        return "a score beyond all bounds"
     return ""
 
 

@@ -92,6 +92,9 @@ def detected_collapses(sample: Sample, direction: Direction) -> set[int]:
     """
     numbers = sample.on_scale()
     sign = 1.0 if direction is Direction.MAXIMIZE else -1.0
+    largest = max(map(abs, numbers.values()), default=0.0)
+    if largest > 0.0:  # scale-free, so that no square overflows
+        numbers = {seed: number / largest for seed, number in numbers.items()}
     left = sorted(numbers, key=lambda seed: sign * numbers[seed])  # the worst first
     found = 0
     for taken in range(1, (len(left) - 1) // 2 + 1):

@@ -17,7 +17,7 @@ from apo_bench.records.contrast import Contrast, Selector
 from apo_bench.records.facts import TaskFacts
 from apo_bench.records.schedules import Schedule
 from apo_bench.records.spec import Precision, Scalar
-from apo_bench.records.suite import OptimizerEntry, Suite
+from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Resolved:
     left: Runs | None
     right: Runs | None
     reason: str | None = None
+
+    @property
+    def missing(self) -> str | None:
+        """Why there is nothing to compare; `None` where both sides are there."""
+        return self.reason or ("a side is missing" if self.left is None or self.right is None else None)
 
     @property
     def facts(self) -> TaskFacts | None:
@@ -110,22 +115,23 @@ def family_size(suite: Suite, contrast: Contrast, task: str) -> int:
     """How many intervals of a contrast's family hold together on a task: by declaration, whatever has been run.
 
     Counted are the contrasts of the family that are about the task and whose sides both compete there, once for each
-    precision where they name none.
+    precision where they name none. A task that a suite replaces on CUDA has the family of the one that it replaces.
     """
-    size = 0
-    for entry in suite.tasks:
-        if entry.task != task:
-            continue
-        for other in suite.contrasts:
-            if other.family != contrast.family or (other.tasks and task not in other.tasks):
-                continue
-            declared = suite.competitors(entry)
-            if not all(any(_declares(one, side) for one in declared) for side in (other.left, other.right)):
-                continue
-            named = {side.precision for side in (other.left, other.right) if side.precision}
-            formats = suite.formats(entry)
-            size += (named <= set(formats)) if named else len(formats)
-    return max(1, size)
+    family = [other for other in suite.contrasts if other.family == contrast.family]
+    entries = [entry for entry in suite.tasks if task in {entry.task, entry.on_cuda}]
+    return max(1, sum(places(suite, entry, other) for entry in entries for other in family))
+
+
+def places(suite: Suite, entry: TaskEntry, contrast: Contrast) -> int:
+    """In how many precisions a contrast is declared on a task of a suite; 0 where a side does not compete there."""
+    if contrast.tasks and not {entry.task, entry.on_cuda} & set(contrast.tasks):
+        return 0
+    declared = suite.competitors(entry)
+    if not all(any(_declares(one, side) for one in declared) for side in (contrast.left, contrast.right)):
+        return 0
+    named = {side.precision for side in (contrast.left, contrast.right) if side.precision}
+    formats = suite.formats(entry)
+    return int(named <= set(formats)) if named else len(formats)
 
 
 def _declares(declared: OptimizerEntry, selector: Selector) -> bool:

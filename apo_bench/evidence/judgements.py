@@ -66,15 +66,9 @@ def judged(
 def _estimate(suite: Suite, place: Resolved, probes: Probes, planned: int | None) -> Estimate:
     quantity, contrast = place.quantity, place.contrast
     scale, size = scale_of(quantity), family_size(suite, contrast, place.workload.task)
-    if place.reason is not None or place.left is None or place.right is None:
-        reason = place.reason or "a side is missing"
+    if (reason := place.missing) is not None:
         return Estimate(None, None, None, 0, scale, size, Verdict.UNJUDGED, reason=reason)
-    left, right = (
-        sample_of(runs, quantity, place.facts, probes, side.words)
-        for runs, side in ((place.left, contrast.left), (place.right, contrast.right))
-    )
-    if not (left.has_logarithms and right.has_logarithms):  # an error of 0
-        left, right = (dataclasses.replace(one, scale=ValueScale.LINEAR) for one in (left, right))
+    left, right = samples(place, probes)
     margin = contrast.margin
     if margin is not None and left.scale is ValueScale.LOG:
         margin = 1.0 + margin
@@ -87,6 +81,23 @@ def _estimate(suite: Suite, place: Resolved, probes: Probes, planned: int | None
         planned=planned,
         exact=quantity.exact,
     )
+
+
+def samples(place: Resolved, probes: Probes) -> tuple[Sample, Sample]:
+    """The two samples of a contrast, on one scale: by differences also where a value has no logarithm.
+
+    Raises:
+        ValueError: A side is missing (`Resolved.missing`).
+    """
+    if place.left is None or place.right is None:
+        raise ValueError(place.missing)
+    left, right = (
+        sample_of(runs, place.quantity, place.facts, probes, side.words)
+        for runs, side in ((place.left, place.contrast.left), (place.right, place.contrast.right))
+    )
+    if not (left.has_logarithms and right.has_logarithms):  # an error of 0
+        left, right = (dataclasses.replace(one, scale=ValueScale.LINEAR) for one in (left, right))
+    return left, right
 
 
 def scale_of(quantity: Quantity) -> ValueScale:

@@ -7,11 +7,13 @@ what they chose is said beside the tables.
 """
 
 import dataclasses
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from apo_bench.evidence.answer import answer
 from apo_bench.evidence.cells import Cells, Installed, Made, Runs, cells
+from apo_bench.evidence.censored import Arrival, cost_quantile
 from apo_bench.evidence.costs import Costs
 from apo_bench.evidence.estimates import Estimate
 from apo_bench.evidence.families import contrast
@@ -179,7 +181,7 @@ class _Board:
             is_other = reference is not None and reference is not runs
             versus = self._difference(runs, reference, quantity, facts, comparisons) if reference and is_other else None
             costs = Costs.of(runs, self.probes)
-            rows.append(_row(names[runs.cell], runs, versus, costs, printed.get(runs.cell), axis))
+            rows.append(_row(names[runs.cell], runs, versus, costs, printed.get(runs.cell), axis, self._tried(runs)))
         sign = -1.0 if facts is None or facts.direction is Direction.MAXIMIZE else 1.0
 
         def order(row: Row) -> tuple[int, bool, bool, float]:
@@ -196,6 +198,15 @@ class _Board:
             rows=tuple(sorted(rows, key=order)),
             epochs=workload.epochs if has_several_budgets else None,
         )
+
+    def _tried(self, runs: Runs) -> dict[str, int]:
+        """How many values were tried of each hyperparameter that a grid search chose for a cell."""
+        for one in self.tuned:
+            if one.chosen is not None and Cell.of(one.chosen).contender == runs.cell.contender:
+                setting = one.search.setting(one.chosen)
+                if setting.items() <= runs.cell.optimizer.hyperparameters.items():
+                    return {name: len(values) for name, values in one.search.grid.items()}
+        return {}
 
     def _comparisons(self, task: str) -> int | None:
         """How many rows of a task are compared with the reference, as the suite declares it; `None` where it does not.
@@ -253,7 +264,15 @@ def _references(cells: Iterable[Runs]) -> dict[Conditions, Runs]:
     return {conditions: same[0] for conditions, same in found.items() if len(same) == 1}
 
 
-def _row(name: str, runs: Runs, versus: Estimate | None, costs: Costs, printed: float | None, axis: Axis) -> Row:
+def _row(
+    name: str,
+    runs: Runs,
+    versus: Estimate | None,
+    costs: Costs,
+    printed: float | None,
+    axis: Axis,
+    tried: Mapping[str, int],
+) -> Row:
     results = runs.results
     reached = [record for record in results if steps_to_target(record) is not None]
     averaged = results if runs.has_mean else ()
@@ -264,6 +283,8 @@ def _row(name: str, runs: Runs, versus: Estimate | None, costs: Costs, printed: 
         return pooled(quantity, (quantity.extract(record, costs.probed) for record in records))
 
     timed = {record.spec.seed for record in runs.timed}
+    median = cost_quantile([_arrival(record) for record in results]).value if reached else math.inf
+    steps = median if math.isfinite(median) else None
     all_reached = reached if len(reached) == len(results) else ()
     losses = [loss for record in averaged if (loss := QUANTITIES["train_loss"].extract(record, None)) is not None]
     return Row(
@@ -287,16 +308,29 @@ def _row(name: str, runs: Runs, versus: Estimate | None, costs: Costs, printed: 
         disagreeing=costs.disagreeing,
         step=costs.probed,
         reached=len(reached),
-        steps_to_target=one("steps_to_target", all_reached),
+        steps_to_target=steps,
         target_seconds=one("seconds_to_target", [record for record in all_reached if record.spec.seed in timed]),
-        composed_target_seconds=one("composed_seconds_to_target", all_reached),
+        composed_target_seconds=None if steps is None or not costs.probed else steps * costs.probed.milliseconds / 1e3,
         peak_memory_bytes=one("peak_memory_bytes", runs.timed),
         state_bytes=one("state_bytes", counted),
         overhead=one("overhead", costs.clocked),
         flops_per_step=one("flops_per_step", counted),
         reported=printed,
         is_outdated=runs.made is Made.OTHER,
+        cell=runs.cell,
+        seeds=tuple(sorted({record.spec.seed for record in runs.records})),
+        tried=tried,
     )
+
+
+def _arrival(record: RunRecord) -> Arrival:
+    """When a run reached the target; one that ended before is censored there, and a diverged one never would."""
+    steps = steps_to_target(record)
+    if steps is not None:
+        return Arrival(steps)
+    if isinstance(record.outcome, Diverged) or record.cost is None:
+        return Arrival.never()
+    return Arrival(record.cost.steps, reached=False)
 
 
 def made_on(record: RunRecord) -> str:

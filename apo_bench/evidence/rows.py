@@ -1,12 +1,14 @@
 """The rows, sections and pages of a leaderboard, as values: what renderers are given."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from apo_bench.evidence.answer import Answer
 from apo_bench.evidence.estimates import Estimate
 from apo_bench.evidence.step_costs import StepCost
 from apo_bench.evidence.summary import Summary
 from apo_bench.evidence.tuning import Tuned
+from apo_bench.records.cell import Cell
 from apo_bench.records.facts import TaskFacts
 from apo_bench.records.spec import Device, Precision, Scale
 
@@ -38,7 +40,8 @@ class Row:
         disagreeing: Runs whose mean step is not the one that was probed: something else ran beside them.
         step: What a step costs by the probe; `None` without one that fits.
         reached: Runs that reached the validation target.
-        steps_to_target: Median over runs, where all reached it.
+        steps_to_target: Median over runs, of which those that did not reach it are censored; `None` where more than
+            half did not.
         target_seconds: The same in seconds of the runs' own clock.
         composed_target_seconds: Steps to the target times the probed step.
         peak_memory_bytes: Largest over runs.
@@ -49,6 +52,9 @@ class Row:
             setting: which of several the paper's would be is not known.
         undefined: Runs whose metric is undefined; they are among the failed.
         is_outdated: Whether it has no result of the installed code, and is of another version.
+        cell: What its runs are runs of.
+        seeds: Of its runs.
+        tried: By hyperparameter that a grid search chose, how many values were tried.
     """
 
     competitor: str
@@ -80,6 +86,9 @@ class Row:
     reported: float | None = None
     undefined: int = 0
     is_outdated: bool = False
+    cell: Cell | None = None
+    seeds: tuple[int, ...] = ()
+    tried: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from apo_bench.evidence.rows import Leaderboard, Row, Section
 from apo_bench.evidence.summary import Summary
 from apo_bench.records.cell import REFERENCE
 from apo_bench.render.answer import answer_markdown, answer_text
+from apo_bench.render.settings import settings_markdown
 from apo_bench.render.terminal import paragraph, terminal_table
 from apo_bench.text import MISSING, epochs, escaped, printable, quantity, seconds, shortened, size
 
@@ -43,6 +44,8 @@ def leaderboard_markdown(board: Leaderboard) -> str:
             f"## Details: {escaped(section.task)} on {section.device}{section.budget}",
             "",
             _table(section, _details(section)),
+            "",
+            *settings_markdown(board, section),
             "",
         ]
     if board.tuned:
@@ -154,8 +157,9 @@ _LEGEND_PROBE = f"""\
   own step differs from the probed one by more than a quarter are left out of *ms/step* and *training*, and counted.\
 """
 _LEGEND_TARGET = """\
-- *to target*: steps until the validation metric first reached the task's target, a median over the seeds where all
-  reached it, and that number times the probed step; without a probe, by the runs' own clock.\
+- *to target*: steps until the validation metric first reached the task's target, a median over the seeds in which those
+  that did not reach it are censored (Kaplan and Meier), and that number times the probed step; without a probe, by the
+  runs' own clock where all reached it.\
 """
 _LEGEND_TUNING = """\
 - *Tuning*: each value of a grid was run on a seed of its own, which is in no table, with the task's budget, in the
@@ -293,7 +297,8 @@ def _to_target(row: Row) -> str:
     composed = row.composed_target_seconds is not None
     taken = row.composed_target_seconds if composed else row.target_seconds
     time = "" if taken is None else f", {seconds(taken)}{'' if composed else ' (own clock)'}"
-    return f"{row.steps_to_target:,.0f} steps{time}"
+    some = "" if row.reached == row.results else f", {row.reached} of {row.results} reached it"
+    return f"{row.steps_to_target:,.0f} steps{time}{some}"
 
 
 def _count(row: Row) -> str:

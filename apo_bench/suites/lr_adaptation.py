@@ -80,12 +80,20 @@ def _study() -> TaskEntry:
 
 def _questions(tasks: Sequence[TaskEntry]) -> Iterator[Contrast]:
     """APO-LR against the best fixed rate, by the training loss in E7, and against step decay."""
-    has_decay = {entry.task: any(isinstance(one.schedule, Step) for one in entry.optimizers) for entry in tasks}
-    e7, e8 = (tuple(task for task, decays in has_decay.items() if decays is kind) for kind in (False, True))
+    e7, e8 = (
+        tuple(
+            name
+            for entry in tasks
+            if any(isinstance(one.schedule, Step) for one in entry.optimizers) is decays
+            for name in (entry.task, entry.on_cuda)
+            if name
+        )
+        for decays in (False, True)
+    )
     for base in _ALL:
         apo, fixed = Selector(optimizer=f"apo-lr-{base}"), Selector(optimizer=base, schedule="constant")
         decayed = Selector(optimizer=base, schedule="step")
-        if base in _TWO:
+        if base in _TWO and e7:
             yield Contrast(
                 name=f"apo-lr-{base} against the best fixed rate, training loss", left=apo, right=fixed,
                 quantity="train_loss", family="fixed rate", tasks=e7,

@@ -102,7 +102,8 @@ def _check(texts: Sequence[str], tmp_path: Path, command: Command, monkeypatch: 
     scan = store.scan()
     records = scan.newest()
     assert len(records) > 5 * len(texts)  # valid, so that it is not damage that is looked at
-    shown = [one for one in scan.of(SUITE, Scale.LOCAL) if one.is_result and one.role is Role.REPORTED]
+    reported = [one for one in scan.of(SUITE, Scale.LOCAL) if one.is_result and one.role is Role.REPORTED]
+    shown = {one.run_id for one in reported}
 
     status, page, _ = command("report", "--suite", SUITE)
     assert status == 0
@@ -114,6 +115,10 @@ def _check(texts: Sequence[str], tmp_path: Path, command: Command, monkeypatch: 
     assert command("report", "--suite", SUITE, "--output", "page.md") == (0, "page.md\n", command("status")[2])
     check_page((tmp_path / "page.md").read_text(encoding="utf-8"))
     assert command("report", f"--suite={texts[0]}")[0] == 2
+
+    status, page, _ = command("claims", "--scale", "local")
+    assert status == 0
+    check_terminal(page)
 
     status, out, _ = command("status")
     assert status == 0

@@ -169,6 +169,16 @@ def test_a_family_has_the_size_that_was_declared() -> None:
     assert family_size(made, made.contrasts[0], "elsewhere") == 1
 
 
+def test_a_task_that_a_suite_replaces_on_cuda_has_the_same_questions_and_families() -> None:
+    made = suite("lr-adaptation", Scale.STUDY)
+    (entry,) = made.tasks
+    assert entry.on_cuda
+    assert {contrast.tasks for contrast in made.contrasts} == {(entry.task, entry.on_cuda)}
+    assert {contrast.quantity for contrast in made.contrasts} == {"value"}  # the training loss is that of E7
+    for contrast in made.contrasts:
+        assert family_size(made, contrast, entry.on_cuda) == family_size(made, contrast, entry.task) == 4
+
+
 def test_a_contrast_that_compares_nothing_is_refused() -> None:
     side = Selector(optimizer="sgdm")
     with pytest.raises(UsageError, match="with itself"):

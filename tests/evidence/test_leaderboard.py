@@ -12,7 +12,7 @@ from apo_bench.evidence.summary import summary
 from apo_bench.evidence.table import run_table
 from apo_bench.records.events import CurvePoint
 from apo_bench.records.facts import Axis, Direction, PrecisionBackend
-from apo_bench.records.outcome import Crashed, Diverged, Failed, Reason, Undefined
+from apo_bench.records.outcome import Crashed, Diverged, Failed, Reached, Reason, Undefined
 from apo_bench.records.run import RunRecord
 from apo_bench.records.schedules import Constant, Cosine, Schedule, Step
 from apo_bench.records.spec import Budget, Precision, Scale
@@ -208,3 +208,17 @@ def test_a_competitor_has_one_name_in_all_precisions() -> None:
         ("adam (lr=0.5)", Precision.FP32),
         ("adam (lr=0.3)", Precision.FP16),
     ]
+
+
+def test_a_median_of_steps_to_the_target_survives_one_seed_that_did_not_reach_it() -> None:
+    """It is a censored time: leaving the seed out would flatter, and giving no number would hide the others."""
+    runs = [record("adam", seed, 80.0, outcome=Reached(step=10 * (seed + 1), target=85.0)) for seed in range(2)]
+    missed = record("adam", 2, 70.0)
+    (row,) = leaderboard("s", Scale.LOCAL, [*runs, missed]).sections[0].rows
+    assert (row.reached, row.results, row.steps_to_target) == (2, 3, 20)
+    assert "20 steps, 2 of 3 reached it" in leaderboard_markdown(leaderboard("s", Scale.LOCAL, [*runs, missed]))
+    (row,) = leaderboard("s", Scale.LOCAL, [runs[0], missed, record("adam", 3, 70.0)]).sections[0].rows
+    assert row.steps_to_target is None
+    lost = record("adam", 2, None, outcome=Diverged(step=1, reason=Reason.TEST))
+    (row,) = leaderboard("s", Scale.LOCAL, [*runs, lost]).sections[0].rows
+    assert row.steps_to_target == 20

@@ -38,10 +38,12 @@ class Trials:
     def __init__(self, commands: Commands) -> None:
         self.commands = commands
         self.folder = commands.shell.folder
-        begin = time.monotonic()
-        started = commands(*COMMAND, "--store", "undisturbed")
-        assert started.status == 0, started.output()
-        self.seconds = time.monotonic() - begin
+        self.seconds = float("inf")
+        for store in ("cold", "undisturbed"):  # what the first one reads from the disk would make every kill too late
+            begin = time.monotonic()
+            started = commands(*COMMAND, "--store", store)
+            assert started.status == 0, started.output()
+            self.seconds = min(self.seconds, time.monotonic() - begin)
         undisturbed = records_of(self.folder / "undisturbed")
         self.expected = {run: values_of(record) for run, (record,) in undisturbed.items()}
         self.counts: collections.Counter[str] = collections.Counter()

@@ -13,7 +13,7 @@ from apo_bench.cli.main import main
 from apo_bench.store.store import Store
 
 SUITE = "classification"
-SCANNING = {"status", "report", "export", "check --save", "run --plan", "store verify", "wandb push"}
+SCANNING = {"status", "report", "claims", "export", "check --save", "run --plan", "store verify", "wandb push"}
 LOOKING = {"status", "store verify"}
 NAMED_BY = {
     **dict.fromkeys(("record", "run", "probe", "marker", "suite"), SCANNING),
@@ -32,6 +32,7 @@ HARMLESS = {
 COMMANDS: dict[str, Sequence[str]] = {
     "status": ("status",),
     "report": ("report", "--suite", SUITE),
+    "claims": ("claims", "--scale", "local"),
     "export": ("export",),
     "check --save": ("check", "--suite", SUITE, "--save", "held.json"),
     "run --plan": ("run", "--suite", SUITE, "--scale", "smoke", "--tasks", "concrete.mlp", "--epochs", "1", "--plan"),
