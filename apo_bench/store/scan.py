@@ -1,6 +1,5 @@
 """What a store holds, read: every record that can be read, and where the others lie. Reading changes nothing."""
 
-import contextlib
 import dataclasses
 import enum
 import os
