@@ -267,4 +267,4 @@ def test_the_smoke_suite_tunes(shell: Shell) -> None:
     assert "2 of 2 runs have a result." in done.stdout
     page = shell("report", "--suite", "lr-adaptation").stdout
     assert "of 0.03, 0.1; best validation accuracy (%) on seed 100" in page
-    assert page.count("| sgdm ") == 1
+    assert page.count("| sgdm ") == 2  # in the table and in the details
