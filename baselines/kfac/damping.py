@@ -7,6 +7,7 @@ Factored Tikhonov damping (Martens and Grosse, 2015, section 6.3) splits λ betw
 unfactored damping, A ⊗ G + λ I, needs the eigenvectors of both.
 """
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -104,15 +105,11 @@ def inverse(matrix: Symmetric, damping: Scalar) -> Symmetric:
     Raises:
         NotInvertibleError: The damped matrix is not positive definite, or not finite.
     """
-    for dtype in (matrix.dtype, torch.float64):
-        damped = matrix.to(dtype, copy=True)
-        damped.diagonal().add_(damping)
-        factor, info = torch.linalg.cholesky_ex(damped)
-        if int(info) == 0:
-            found = torch.cholesky_inverse(factor).to(matrix.dtype)
-            # of a positive definite matrix no entry is larger than the largest on the diagonal
-            if bool(found.diagonal().isfinite().all()):
-                return found
+    for factor in _cholesky_factors(matrix, damping):
+        found = torch.cholesky_inverse(factor).to(matrix.dtype)
+        # of a positive definite matrix no entry is larger than the largest on the diagonal
+        if bool(found.diagonal().isfinite().all()):
+            return found
     raise NotInvertibleError
 
 
@@ -122,14 +119,20 @@ def upper_factor(matrix: Symmetric, damping: Scalar) -> Symmetric:
     Raises:
         NotInvertibleError: The damped matrix is not positive definite, or not finite.
     """
+    for factor in _cholesky_factors(matrix, damping):
+        upper: Tensor = factor.mT.to(matrix.dtype).contiguous()
+        return upper
+    raise NotInvertibleError
+
+
+def _cholesky_factors(matrix: Symmetric, damping: Scalar) -> Iterator[Symmetric]:
+    """L, lower triangular, with L Lᵀ = M + d I: in the matrix's format, then in float64, where there is one."""
     for dtype in (matrix.dtype, torch.float64):
         damped = matrix.to(dtype, copy=True)
         damped.diagonal().add_(damping)
         factor, info = torch.linalg.cholesky_ex(damped)
         if int(info) == 0:
-            upper: Tensor = factor.mT.to(matrix.dtype).contiguous()
-            return upper
-    raise NotInvertibleError
+            yield factor
 
 
 def damped_inverses(A_II: Inputs, G_OO: Outputs, damping: float) -> Inverses:
