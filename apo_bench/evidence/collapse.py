@@ -110,7 +110,7 @@ def detected_collapses(sample: Sample, direction: Direction) -> set[int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
+class RobustSummary:
     """What a cell that can collapse says beside its mean.
 
     Attributes:
@@ -134,7 +134,7 @@ class Summary:
     share_high: float
 
 
-def summary(sample: Sample, direction: Direction) -> Summary:
+def robust_summary(sample: Sample, direction: Direction) -> RobustSummary:
     """Summarize a cell so that a collapse neither hides nor carries the rest away.
 
     Raises:
@@ -148,7 +148,7 @@ def summary(sample: Sample, direction: Direction) -> Summary:
     collapsed = lost + sample.collapsed
     low, high = share_interval(collapsed, sample.runs)
     whole = np.array(numbers)
-    return Summary(
+    return RobustSummary(
         mean=None if sample.why_no_mean() else _mean(sample),
         median=_finite(sign * float(np.median(whole))) if lost < sample.runs else None,
         interquartile_mean=_finite(sign * float(interquartile_mean(whole))),

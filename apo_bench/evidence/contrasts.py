@@ -4,8 +4,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
-import msgspec
-
 from apo_bench.evidence.cells import Cells, Runs
 from apo_bench.evidence.costs import probed_cost
 from apo_bench.evidence.names import name_cells
@@ -15,7 +13,7 @@ from apo_bench.evidence.tuning import searches_of, tune
 from apo_bench.records.cell import Cell, Conditions, Workload
 from apo_bench.records.contrast import Contrast, Selector
 from apo_bench.records.facts import TaskFacts
-from apo_bench.records.schedules import Schedule
+from apo_bench.records.schedules import kind_of
 from apo_bench.records.spec import Precision, Scalar
 from apo_bench.records.suite import OptimizerEntry, Suite, TaskEntry
 
@@ -115,10 +113,13 @@ def family_size(suite: Suite, contrast: Contrast, task: str) -> int:
     """How many intervals of a contrast's family hold together on a task: by declaration, whatever has been run.
 
     Counted are the contrasts of the family that are about the task and whose sides both compete there, once for each
-    precision where they name none. A task that a suite replaces on CUDA has the family of the one that it replaces.
+    precision where they name none. A task that a suite replaces on CUDA has the family of the one that it replaces. On
+    a task that the suite does not have, all of the family are counted.
     """
     family = [other for other in suite.contrasts if other.family == contrast.family]
     entries = [entry for entry in suite.tasks if task in {entry.task, entry.on_cuda}]
+    if not entries:
+        return max(1, len(family)) * max(1, len(suite.precisions))
     return max(1, sum(places(suite, entry, other) for entry in entries for other in family))
 
 
@@ -135,12 +136,7 @@ def places(suite: Suite, entry: TaskEntry, contrast: Contrast) -> int:
 
 
 def _declares(declared: OptimizerEntry, selector: Selector) -> bool:
-    return selector.fits(declared.optimizer, _kind(declared.schedule), dict(declared.overrides))
-
-
-def _kind(schedule: Schedule) -> str:
-    """As files name it."""
-    return str(msgspec.to_builtins(schedule)["kind"])
+    return selector.fits(declared.optimizer, kind_of(declared.schedule), dict(declared.overrides))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +172,7 @@ def _side(selector: Selector, table: Sequence[Runs], tuned: dict[tuple[Condition
 def _fits(selector: Selector, runs: Runs) -> bool:
     optimizer = runs.cell.optimizer
     has_all = selector.setting.keys() <= optimizer.hyperparameters.keys()
-    return has_all and selector.fits(optimizer.name, _kind(optimizer.schedule), optimizer.hyperparameters)
+    return has_all and selector.fits(optimizer.name, kind_of(optimizer.schedule), optimizer.hyperparameters)
 
 
 def _usual(fitting: Sequence[Runs], same: Sequence[Runs], selector: Selector) -> list[Runs]:

@@ -19,6 +19,7 @@ from apo_bench.evidence.step_costs import Probes
 from apo_bench.records.cell import Cell
 from apo_bench.records.contrast import Contrast
 from apo_bench.records.facts import Axis, Direction, TaskFacts
+from apo_bench.records.schedules import kind_of
 from apo_bench.records.suite import Suite
 
 
@@ -155,7 +156,7 @@ def labels(held: Cells) -> dict[Cell, str]:
         tables.setdefault(tuple(runs.cell.workload), []).append(runs.cell)
     kinds: dict[str, set[str]] = {}
     for runs in held.cells:
-        kinds.setdefault(runs.cell.optimizer.name, set()).add(type(runs.cell.optimizer.schedule).__name__.lower())
+        kinds.setdefault(runs.cell.optimizer.name, set()).add(kind_of(runs.cell.optimizer.schedule))
     for own in tables.values():
         full = name_cells(own)
         short = {cell: _short(cell, kinds) for cell in own}
@@ -167,5 +168,4 @@ def labels(held: Cells) -> dict[Cell, str]:
 
 def _short(cell: Cell, kinds: dict[str, set[str]]) -> str:
     name = cell.optimizer.name
-    schedule = type(cell.optimizer.schedule).__name__.lower()
-    return f"{name} ({schedule})" if len(kinds[name]) > 1 else name
+    return f"{name} ({kind_of(cell.optimizer.schedule)})" if len(kinds[name]) > 1 else name

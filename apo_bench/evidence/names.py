@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from apo_bench.records.cell import Cell
-from apo_bench.records.schedules import Schedule
+from apo_bench.records.schedules import Schedule, kind_of
 from apo_bench.records.spec import Precision, RunSpec, Scalar
 
 
@@ -75,4 +75,4 @@ def _schedule_name(schedule: Schedule, among: Iterable[Schedule]) -> str:
         for name in schedule.__struct_fields__
         if any(getattr(other, name) != getattr(schedule, name) for other in kin)
     ]
-    return " ".join([type(schedule).__name__.lower(), *differing])
+    return " ".join([kind_of(schedule), *differing])

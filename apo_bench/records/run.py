@@ -275,20 +275,20 @@ def _of_this_schema(content: bytes) -> RunRecord | None:
 
 
 class _SpecParts(RunSpec, frozen=True):
-    optimizer: msgspec.Raw  # type: ignore[assignment]
+    optimizer: msgspec.Raw  # type: ignore[assignment] # not decoded here
 
 
 class _IntentParts(Intent, frozen=True):
     spec: _SpecParts
-    fingerprint: msgspec.Raw  # type: ignore[assignment]
+    fingerprint: msgspec.Raw  # type: ignore[assignment] # not decoded here
 
 
 class _Parts(RunRecord, frozen=True):
     """A record in which what many have in common is not decoded."""
 
     intent: _IntentParts
-    environment: msgspec.Raw = msgspec.Raw(b"null")  # type: ignore[assignment]
-    task: msgspec.Raw = msgspec.Raw(b"null")  # type: ignore[assignment]
+    environment: msgspec.Raw = msgspec.Raw(b"null")  # type: ignore[assignment] # not decoded here
+    task: msgspec.Raw = msgspec.Raw(b"null")  # type: ignore[assignment] # not decoded here
 
 
 _PARTS = msgspec.json.Decoder(_Parts)
@@ -306,8 +306,8 @@ def _sharing(kind: type[Shared]) -> Callable[[msgspec.Raw], Shared]:
 
 _shared_optimizer = _sharing(OptimizerSpec)
 _shared_fingerprint = _sharing(Fingerprint)
-_shared_environment = _sharing(Environment | None)  # type: ignore[arg-type]
-_shared_task = _sharing(TaskFacts | None)  # type: ignore[arg-type]
+_shared_environment = _sharing(Environment | None)  # type: ignore[arg-type] # a union is a type here
+_shared_task = _sharing(TaskFacts | None)  # type: ignore[arg-type] # a union is a type here
 
 
 def _with_intent(fields: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,15 @@ class Cosine(_Schedule, frozen=True, tag="cosine"):
 Schedule = Constant | Step | Cosine
 
 
+def kind_of(schedule: Schedule) -> str:
+    """What files, pages and the command line call it.
+
+    >>> kind_of(Cosine(final=0.1))
+    'cosine'
+    """
+    return str(schedule.__struct_config__.tag)
+
+
 def learning_rate_factor(schedule: Schedule, step: int, total: int) -> float:
     """Factor on the declared learning rate at ``step``, counted from 0, of a run of ``total`` steps.
 

@@ -11,6 +11,7 @@ import msgspec
 
 from apo_bench.records.claim import Claim, Precondition, Question, Support
 from apo_bench.records.contrast import Contrast, Selector
+from apo_bench.records.schedules import kind_of
 from apo_bench.records.spec import Precision, Scale
 from apo_bench.records.suite import Suite, TaskEntry
 from apo_bench.suites.ablations import ablations
@@ -160,7 +161,7 @@ def _cost(adaptation: Suite, images: Suite, ablated: Suite) -> Iterator[Question
 def _schedules(suite: Suite, entry: TaskEntry, *optimizers: str) -> tuple[str, ...]:
     """Kinds of schedule under which some optimizers are declared on a task."""
     declared = (one for one in suite.competitors(entry) if one.optimizer in optimizers)
-    return tuple(dict.fromkeys(str(msgspec.to_builtins(one.schedule)["kind"]) for one in declared))
+    return tuple(dict.fromkeys(kind_of(one.schedule) for one in declared))
 
 
 def _names(entries: Iterator[TaskEntry]) -> tuple[str, ...]:

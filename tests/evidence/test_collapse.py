@@ -11,8 +11,8 @@ from apo_bench.evidence.collapse import (
     declared_collapses,
     detected_collapses,
     interquartile_mean,
+    robust_summary,
     share_interval,
-    summary,
 )
 from apo_bench.evidence.estimates import Sample, ValueScale, mean_estimate
 from apo_bench.records.facts import Direction
@@ -74,19 +74,19 @@ def test_the_first_step_is_grubbss_test() -> None:
 
 
 def test_a_summary_survives_what_a_mean_does_not() -> None:
-    whole = summary(Sample.of([1.0, 2.0, 3.0, 4.0]), MORE)
+    whole = robust_summary(Sample.of([1.0, 2.0, 3.0, 4.0]), MORE)
     assert (whole.mean, whole.median, whole.interquartile_mean, whole.share) == (2.5, 2.5, 2.5, 0.0)
-    one = summary(Sample.of([88.0, 89.0, 90.0, 87.0], diverged=1), MORE)
+    one = robust_summary(Sample.of([88.0, 89.0, 90.0, 87.0], diverged=1), MORE)
     assert (one.mean, one.median, one.collapsed, one.runs) == (None, 88.0, 1, 5)
     assert one.interquartile_mean == pytest.approx((0.75 * 87 + 88 + 0.75 * 89) / 2.5)
-    errors = summary(Sample.of([0.1, 0.2, 0.3, 9.0], collapsed=1, diverged=1), LESS)
+    errors = robust_summary(Sample.of([0.1, 0.2, 0.3, 9.0], collapsed=1, diverged=1), LESS)
     assert (errors.median, errors.collapsed) == (0.3, 2)
-    most = summary(Sample.of([88.0], diverged=4), MORE)
+    most = robust_summary(Sample.of([88.0], diverged=4), MORE)
     assert (most.mean, most.median, most.interquartile_mean) == (None, None, None)
-    none = summary(Sample.of([], diverged=5), MORE)
+    none = robust_summary(Sample.of([], diverged=5), MORE)
     assert (none.median, none.share, none.share_high) == (None, 1.0, 1.0)
     with pytest.raises(ValueError, match="no runs"):
-        summary(Sample.of([]), MORE)
+        robust_summary(Sample.of([]), MORE)
 
 
 @pytest.mark.parametrize(("count", "runs"), [(0, 3), (1, 5), (3, 10), (10, 10)])
