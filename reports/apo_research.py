@@ -6,7 +6,7 @@ data. What a round asks, and what came out, is in ``reports/apo-research/README.
 
     python reports/apo_research.py ROUND ... [--workers 2]
 
-Finished trials are kept and not run again; the page is written anew.
+Finished trials are kept and not run again; the page is rewritten.
 """
 
 import argparse

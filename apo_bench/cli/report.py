@@ -64,7 +64,7 @@ def call(options: argparse.Namespace) -> int:
     from apo_bench.evidence.leaderboard import leaderboard_of, made_on
     from apo_bench.render.leaderboard import leaderboard_markdown, leaderboard_text
     from apo_bench.store.store import Store
-    from apo_bench.suites import SUITES
+    from apo_bench.suites import declared_suite
 
     scan = Store(options.store).scan(curves=options.figures is not None)
     warn_of_unreadable(scan)
@@ -75,7 +75,7 @@ def call(options: argparse.Namespace) -> int:
         records, probes = list(pricing.records), pricing.probes
     machine = pricing.machine if pricing else None
     held = cells(records, options.suite, scale, code=installed_code(), machine=machine)
-    declared = SUITES[options.suite](scale) if options.suite in SUITES else None
+    declared = declared_suite(options.suite, scale)
     board = leaderboard_of(held, probes, declared=declared, seeds_planned=options.seeds_planned)
     if pricing is not None:
         machines = tuple(dict.fromkeys(made_on(one) for one in scan.of(options.suite, scale) if one.environment))

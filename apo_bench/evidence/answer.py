@@ -84,14 +84,18 @@ def answer(held: Cells, probes: Probes, suite: Suite | None = None, *, planned: 
         suite: What was declared; without it there are no declared comparisons.
         planned: Seeds after which comparisons were planned to be judged (`families.contrast`).
     """
-    return Answer(rankings(held), () if suite is None else judged(suite, held, probes, planned=planned))
+    return Answer(rankings(held, planned), () if suite is None else judged(suite, held, probes, planned=planned))
 
 
-def rankings(held: Cells) -> tuple[Ranking, ...]:
+def rankings(held: Cells, planned: int | None = None) -> tuple[Ranking, ...]:
     """Standings of each precision on each kind of device.
 
     Ranked are tasks that declare a target and a trivial predictor, and on which at least two competitors have three
     runs; a competitor that has fewer there is not ranked, with the reason.
+
+    Args:
+        held: What counts of a store.
+        planned: Seeds after which competitors were planned to be ranked: a task on which one has fewer is left out.
     """
     names = labels(held)
     groups: dict[tuple[Device, Precision], dict[str, list[Runs]]] = {}
@@ -110,7 +114,7 @@ def rankings(held: Cells) -> tuple[Ranking, ...]:
         lost: dict[str, dict[str, int]] = {}
         counts = []
         for task, cells in tables.items():
-            reason = _why_not(cells)
+            reason = _why_not(cells, planned)
             if reason:
                 left_out[task] = reason
                 continue
@@ -148,7 +152,7 @@ def _take(
     return min(fewest)
 
 
-def _why_not(cells: Sequence[Runs]) -> str:
+def _why_not(cells: Sequence[Runs], planned: int | None) -> str:
     """Why a task is in no standings; empty where it is."""
     anchors = anchors_of(_facts(cells))
     if anchors is None:
@@ -157,6 +161,8 @@ def _why_not(cells: Sequence[Runs]) -> str:
     enough = sum(count >= FEWEST_SEEDS for count in counts)
     if enough < _FEWEST:
         return f"n = {counts[0]}; an order needs {FEWEST_SEEDS} seeds"
+    if planned is not None and counts[-1] < planned:
+        return f"n = {counts[-1]} of {planned} planned seeds"
     values = [value for runs in cells for value in runs.tests.values()]
     if not all(
         abs(anchors.normalized(value)) < _LARGEST for value in values if value > 0 or anchors.scale is ValueScale.LINEAR

@@ -9,7 +9,7 @@ what they chose is said beside the tables.
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from apo_bench.evidence.answer import answer
 from apo_bench.evidence.cells import Cells, Installed, Made, Runs, cells
@@ -171,7 +171,7 @@ class _Board:
         facts = next((record.task for runs in own for record in runs.records if record.task), None)
         names = name_cells(runs.cell for runs in own)
         references = _references(own)
-        comparisons = self._comparisons(workload.task) or max(1, len(own) - len(references))
+        sizes = self._comparisons(workload.task, len(own) - len(references))
         printed = _printed(own, facts) if self.held.scale is Scale.PAPER else {}
         axis = _axis(own, facts)
         quantity = dataclasses.replace(QUANTITIES["value"].on(facts), axis=axis)
@@ -179,7 +179,8 @@ class _Board:
         for runs in own:
             reference = references.get(runs.cell.conditions)
             is_other = reference is not None and reference is not runs
-            versus = self._difference(runs, reference, quantity, facts, comparisons) if reference and is_other else None
+            size = sizes(runs.cell.optimizer.name)
+            versus = self._difference(runs, reference, quantity, facts, size) if reference and is_other else None
             costs = Costs.of(runs, self.probes)
             rows.append(_row(names[runs.cell], runs, versus, costs, printed.get(runs.cell), axis, self._tried(runs)))
         sign = -1.0 if facts is None or facts.direction is Direction.MAXIMIZE else 1.0
@@ -208,16 +209,21 @@ class _Board:
                     return {name: len(values) for name, values in one.search.grid.items()}
         return {}
 
-    def _comparisons(self, task: str) -> int | None:
-        """How many rows of a task are compared with the reference, as the suite declares it; `None` where it does not.
+    def _comparisons(self, task: str, rows: int) -> Callable[[str], int]:
+        """With how many others the comparison of an optimizer with the reference is to hold together on a task.
 
-        The size of a family is declared before the runs: it does not depend on which of them are there.
+        Of one that the suite declares there, with those that it declares: the size of a family does not depend on which
+        of them are there. Of any other, with all of the table too.
         """
-        for entry in self.declared.tasks if self.declared else ():
-            if entry.task == task and self.declared:
-                others = [one for one in self.declared.competitors(entry) if one.optimizer != REFERENCE]
-                return max(1, len(others) * len(self.declared.formats(entry)))
-        return None
+        named: set[str] = set()
+        size = 0
+        suite = self.declared
+        for entry in suite.tasks if suite else ():
+            if suite and task in {entry.task, entry.on_cuda}:
+                others = [one.optimizer for one in suite.competitors(entry) if one.optimizer != REFERENCE]
+                named |= set(others)
+                size += len(others) * len(suite.formats(entry))
+        return lambda optimizer: max(1, size if optimizer in named else max(size, rows))
 
     def _difference(
         self, runs: Runs, other: Runs, quantity: Quantity, facts: TaskFacts | None, comparisons: int
@@ -288,6 +294,7 @@ def _row(
     all_reached = reached if len(reached) == len(results) else ()
     losses = [loss for record in averaged if (loss := QUANTITIES["train_loss"].extract(record, None)) is not None]
     return Row(
+        cell=runs.cell,
         competitor=name,
         precision=runs.cell.precision,
         emulated=runs.is_emulated,
@@ -317,7 +324,6 @@ def _row(
         flops_per_step=one("flops_per_step", counted),
         reported=printed,
         is_outdated=runs.made is Made.OTHER,
-        cell=runs.cell,
         seeds=tuple(sorted({record.spec.seed for record in runs.records})),
         tried=tried,
     )

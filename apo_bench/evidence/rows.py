@@ -18,6 +18,7 @@ class Row:
     """One cell.
 
     Attributes:
+        cell: What its runs are runs of.
         competitor: Name, with the hyperparameters that tell it from other settings of the same optimizer.
         precision: Number formats.
         emulated: Whether 16-bit arithmetic was emulated; its costs then say nothing and are `None`.
@@ -52,11 +53,11 @@ class Row:
             setting: which of several the paper's would be is not known.
         undefined: Runs whose metric is undefined; they are among the failed.
         is_outdated: Whether it has no result of the installed code, and is of another version.
-        cell: What its runs are runs of.
         seeds: Of its runs.
         tried: By hyperparameter that a grid search chose, how many values were tried.
     """
 
+    cell: Cell
     competitor: str
     precision: Precision
     emulated: bool
@@ -86,7 +87,6 @@ class Row:
     reported: float | None = None
     undefined: int = 0
     is_outdated: bool = False
-    cell: Cell | None = None
     seeds: tuple[int, ...] = ()
     tried: Mapping[str, int] = dataclasses.field(default_factory=dict)
 

@@ -1,5 +1,6 @@
 """The answer of a page: sentences, standings and declared comparisons, as Markdown and for a terminal."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from tabulate import tabulate
@@ -29,11 +30,12 @@ def sentences(answer: Answer) -> list[str]:
     missing = [one for one in answer.judgements if _is_missing(one)]
     if missing:
         found.append(f"{len(missing)} of {len(answer.judgements)} declared comparisons have no run on one side.")
-    few = [one for one in answer.judgements if one.estimate.verdict is Verdict.UNJUDGED and 0 < one.estimate.n < 3]  # noqa: PLR2004
-    if few:
-        found.append(
-            f"{len(few)} of {len(answer.judgements)} declared comparisons have fewer than 3 seeds and say nothing."
-        )
+    for reason, count in Counter(
+        one.estimate.reason
+        for one in answer.judgements
+        if one.estimate.verdict is Verdict.UNJUDGED and not _is_missing(one)
+    ).most_common(_SHOWN):
+        found.append(f"{count} of {len(answer.judgements)} declared comparisons are not judged: {reason}.")
     if not found:
         found.append("Nothing can be said yet: a comparison needs 3 seeds of two competitors.")
     return found
@@ -84,7 +86,10 @@ def _of_ranking(ranking: Ranking) -> Iterator[str]:
             pairs = "; ".join(f"{name} is surely better than {_listed(others)}" for name, others in beaten.items())
             yield f"{where}: {pairs}." if made.leader is None else f"{pairs[:1].upper()}{pairs[1:]}."
         elif made.leader is None:
-            yield f"{where}: nobody can be told from anybody ({_listed([row.name for row in rows])})."
+            yield (
+                f"{where}: over all pairs at once, nobody can be told from anybody "
+                f"({_listed([row.name for row in rows])})."
+            )
         for better, worse, estimate in ranking.undecided[:_SHOWN]:
             if estimate.seeds_needed is not None and len(ranking.tasks) > 1:
                 yield (

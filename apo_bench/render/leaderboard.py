@@ -131,8 +131,9 @@ _LEGEND = f"""\
   together over the task's declared comparisons (Welch's with cautious degrees of freedom, Bonferroni). **Bold** where
   the interval excludes zero and there are 3 seeds or more: only there is a difference claimed.
 - *Standings*: the interquartile mean of normalized scores over tasks and seeds (0 the trivial predictor, 1 the target),
-  with intervals of the rank that hold together; who *cannot be told from* whom is tied. Looking after every seed, and
-  stopping at the first difference, raises the error: `report --seeds-planned N` judges only at the planned number.
+  with intervals of the rank that hold together; who *cannot be told from* whom is tied. They compare all pairs at once,
+  so that a declared comparison may be decided where its two are tied. Looking after every seed, and stopping at the
+  first difference, raises the error: `report --seeds-planned N` judges only at the planned number.
 - *Declared comparisons* are what the suite is run to find out, declared before the runs; *seeds needed* is with how
   many the difference that was seen would be found in 80 % of cases, an order of magnitude.
 - Losses, squared errors and their like are compared by their ratios: shown is the geometric mean, with the factor by

@@ -4,21 +4,20 @@ import shlex
 from collections.abc import Sequence
 
 from apo_bench.evidence.rows import Leaderboard, Row, Section
+from apo_bench.records.schedules import kind_of
 from apo_bench.records.spec import Scalar
 from apo_bench.text import escaped
 
 
 def settings_markdown(board: Leaderboard, section: Section) -> list[str]:
     """One item a row."""
-    return [f"- {_item(board, section, row)}" for row in section.rows if row.cell is not None]
+    return [f"- {_item(board, section, row)}" for row in section.rows]
 
 
 def _item(board: Leaderboard, section: Section, row: Row) -> str:
     cell = row.cell
-    if cell is None:
-        raise ValueError("a row without a cell has no settings")
     values = ", ".join(f"{name} = {_shown(value)}" for name, value in sorted(cell.optimizer.hyperparameters.items()))
-    schedule = type(cell.optimizer.schedule).__name__.lower()
+    schedule = kind_of(cell.optimizer.schedule)
     tried = [f"{name} the best of {count} tried by validation" for name, count in row.tried.items()]
     origin = "; ".join(tried) if tried else "as declared"
     parts = [
@@ -31,8 +30,6 @@ def _item(board: Leaderboard, section: Section, row: Row) -> str:
 def _command(board: Leaderboard, section: Section, row: Row) -> str:
     """Complete: with device, budget and seeds, and the settings in which it differs from rows of the same optimizer."""
     cell = row.cell
-    if cell is None:
-        raise ValueError("a row without a cell has no command")
     name = cell.optimizer.name
     words = [
         *("apo-bench", "run", "--suite", board.suite, "--scale", str(board.scale), "--device", str(cell.device)),
@@ -50,9 +47,7 @@ def _differing(rows: Sequence[Row], row: Row) -> list[str]:
     same = [
         other.cell.optimizer.hyperparameters
         for other in rows
-        if row.cell is not None
-        and other.cell is not None
-        and (other.cell.optimizer.name, other.precision) == (row.cell.optimizer.name, row.precision)
+        if (other.cell.optimizer.name, other.precision) == (row.cell.optimizer.name, row.precision)
     ]
     names = {name for one in same for name in one}
     return sorted(name for name in names if len({_shown(one.get(name)) for one in same}) > 1)

@@ -20,6 +20,7 @@ from apo_bench.render.leaderboard import leaderboard_markdown
 from apo_bench.say import warn
 from apo_bench.store.scan import Scan
 from apo_bench.store.store import Store
+from apo_bench.suites import declared_suite
 
 _SECONDS = 2.0
 """Shortest time between two rewrites."""
@@ -77,14 +78,16 @@ class LiveLeaderboard(Watcher):
         """Write the suite's page as it stands now; returns the leaderboard of the plan's own runs."""
         name, scale = self._plan.suite.name, self._plan.suite.scale
         planned = [one.run for one in self._plan.runs]
+        # whole, as `report` has it: the plan may be of a part, and must not come to other verdicts from the same runs
+        declared = declared_suite(name, scale) or self._plan.suite
         tuned = [tune(one.search, self._records, final=one.tuned.is_final) for one in self._plan.searches]
-        board = planned_leaderboard(name, scale, self._records.values(), planned, tuned, self._probes, self._plan.suite)
+        board = planned_leaderboard(name, scale, self._records.values(), planned, tuned, self._probes, declared)
         others = [record for record in self._held if record.run_id not in self._fingerprints]
         whole = board
         if others:
             own = [record.under(suite=name, scale=scale, role=self._role(record)) for record in self._records.values()]
             held = cells([*others, *own], name, scale, code=self._code, planned=planned)
-            whole = leaderboard_of(held, self._probes, tuned, in_order=True, declared=self._plan.suite)
+            whole = leaderboard_of(held, self._probes, tuned, in_order=True, declared=declared)
         write_durably(self.path, leaderboard_markdown(whole).encode())
         return board
 

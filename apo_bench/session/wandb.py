@@ -37,7 +37,7 @@ from apo_bench.store.active import Active
 from apo_bench.store.increments import Increments
 from apo_bench.store.scan import Piece, Scan, Unreadable
 from apo_bench.store.store import Store
-from apo_bench.suites import SUITES
+from apo_bench.suites import declared_suite
 from apo_bench.text import file_name, shortened
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class Pusher:
         """Push a leaderboard; False where it is as it was."""
         import wandb
 
-        declared = SUITES[suite](scale) if suite in SUITES else None
+        declared = declared_suite(suite, scale)
         board = leaderboard(suite, scale, scan.of(suite, scale), scan.probes, code, declared)
         page = leaderboard_markdown(board)
         marker = self._marker(f"leaderboard-{file_name(suite)}-{scale}")

@@ -44,3 +44,8 @@ def suite(name: str, scale: Scale) -> Suite:
     if name not in SUITES:
         raise UsageError(f"unknown suite {name!r}{did_you_mean(name, SUITES)}")
     return SUITES[name](scale)
+
+
+def declared_suite(name: str, scale: Scale) -> Suite | None:
+    """What is declared under a name, whole: what a command runs may be a part of it. `None` for an unknown name."""
+    return SUITES[name](scale) if name in SUITES else None

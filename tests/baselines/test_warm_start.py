@@ -62,6 +62,7 @@ def test_from_there_on_p_is_learned_and_nothing_of_kfac_is_kept() -> None:
     after = {purpose: list(own) for purpose, own in rule.state_tensors().items()}
     assert set(after) == {"optimizer", "preconditioner", "meta"}
     assert rule.intervals == {"meta": 2}
+    assert rule.apo.weights.share == 0.25
     assert during > 0
 
 

@@ -9,7 +9,7 @@ from apo_bench.evidence.answer import Answer, rankings
 from apo_bench.evidence.cells import Cells, cells
 from apo_bench.evidence.estimates import Verdict
 from apo_bench.evidence.judgements import anchors_of, judged, labels
-from apo_bench.evidence.leaderboard import leaderboard
+from apo_bench.evidence.leaderboard import leaderboard, leaderboard_of
 from apo_bench.evidence.step_costs import Probes
 from apo_bench.records.contrast import against
 from apo_bench.records.facts import Direction
@@ -71,14 +71,14 @@ def test_separable_competitors_are_named_and_tied_ones_share_their_ranks() -> No
 
 def test_where_nobody_can_be_told_from_anybody_it_says_so() -> None:
     said = _said(_runs(sgdm=84.0, adam=84.1, kfac=84.0))
-    assert said[0].startswith("fp32 on cpu, t, n = 5: nobody can be told from anybody (")
+    assert said[0].startswith("fp32 on cpu, t, n = 5: over all pairs at once, nobody can be told from anybody (")
 
 
 def test_one_seed_makes_no_order_and_no_claim() -> None:
     records = _runs(seeds=1, sgdm=80.0, kfac=90.0)
     assert rankings(_held(*records)) == ()
     said = _said(records, _suite("kfac"))
-    assert said == ["1 of 1 declared comparisons have fewer than 3 seeds and say nothing."]
+    assert said == ["1 of 1 declared comparisons are not judged: n = 1; a difference is judged from 3 seeds on."]
     assert _said(records) == ["Nothing can be said yet: a comparison needs 3 seeds of two competitors."]
     board = leaderboard("s", Scale.LOCAL, records)
     assert [row.competitor for row in board.sections[0].rows] == ["sgdm", "kfac"]  # as they came, not best first
@@ -138,10 +138,33 @@ def test_the_family_is_the_declared_one_whatever_lies_in_the_store() -> None:
     assert alone[0].estimate == among[0].estimate
 
 
+def test_a_competitor_that_is_not_declared_widens_only_its_own_interval() -> None:
+    def compared(records: list[RunRecord]) -> dict[str, int]:
+        rows = leaderboard_of(_held(*records), declared=_suite("kfac", "adam")).sections[0].rows
+        return {row.competitor: row.versus_reference.family for row in rows if row.versus_reference is not None}
+
+    declared = _runs(sgdm=84.0, kfac=84.5)
+    assert compared(declared) == {"kfac": 2}
+    others = _runs(v=84.0, w=84.0, x=84.0, y=84.0, z=84.0)
+    assert compared([*declared, *others]) == {"kfac": 2, **dict.fromkeys("vwxyz", 6)}
+
+
+def test_on_a_task_outside_the_suite_the_whole_family_is_counted() -> None:
+    records = _runs("elsewhere", sgdm=84.0, kfac=88.0)
+    (one,) = judged(_suite("kfac", "adam", "soap"), _held(*records), Probes(()), contrasts=against("sgdm", "kfac"))
+    assert one.estimate.family == 3
+
+
 def test_no_verdict_before_the_planned_number_of_seeds() -> None:
     records = _runs(sgdm=84.0, kfac=88.0)
     (one,) = judged(_suite("kfac"), _held(*records), Probes(()), planned=8)
     assert (one.estimate.verdict, one.estimate.reason) == (Verdict.UNJUDGED, "5 of 8 planned seeds")
+    assert rankings(_held(*records), 8) == ()  # and no order
+    assert len(rankings(_held(*records), 5)) == 1
+    board = leaderboard_of(_held(*records), declared=_suite("kfac"), seeds_planned=8)
+    assert sentences(board.answer) == ["1 of 1 declared comparisons are not judged: 5 of 8 planned seeds."]
+    compared = [row.versus_reference for row in board.sections[0].rows if row.versus_reference is not None]
+    assert [one.verdict for one in compared] == [Verdict.UNJUDGED]
 
 
 def test_a_competitor_has_one_label_on_all_tasks_and_a_schedule_where_it_has_several() -> None:

@@ -1,5 +1,6 @@
 """The leaderboard of a plan while its runs finish: it reads what has finished, and takes little of the time."""
 
+import dataclasses
 import time
 from pathlib import Path
 from unittest import mock
@@ -10,14 +11,16 @@ from support.hostile_records import write
 from support.opened import opened
 from support.records import PRINT, record
 
+from apo_bench.evidence.leaderboard import leaderboard
 from apo_bench.files import is_temporary
 from apo_bench.planning.plan import Plan, PlannedRun
 from apo_bench.records.run import Role, RunRecord
-from apo_bench.records.spec import Scale
+from apo_bench.records.spec import Precision, Scale
 from apo_bench.records.suite import Suite
 from apo_bench.session import live as module
 from apo_bench.session.live import LiveLeaderboard
 from apo_bench.store.store import Store
+from apo_bench.suites import suite
 
 SUITE = Suite(name="s", scale=Scale.LOCAL, title="S", tasks=(), optimizers=(), precisions=())
 
@@ -127,3 +130,29 @@ def test_a_stale_result_does_not_stand_for_a_planned_run(tmp_path: Path) -> None
     page = board.path.read_text(encoding="utf-8")
     assert "10.00" not in page
     assert "1 run left out" in page
+
+
+def test_a_part_of_a_suite_is_judged_as_the_report_judges_it(tmp_path: Path) -> None:
+    """The family is the declared one: a run of one precision must not claim what the page does not."""
+    store = Store(tmp_path / "store", create=True)
+    whole = suite("classification", Scale.LOCAL)
+    task = whole.tasks[0]
+    part = msgspec.structs.replace(whole, tasks=(msgspec.structs.replace(task, precisions=(Precision.FP32,)),))
+    made = [
+        record(name, seed, mean + seed, task=task.task).under(suite="classification")
+        for name, mean in (("sgdm", 70.0), ("kfac", 80.0))
+        for seed in range(3)
+    ]
+    with mock.patch("os.fsync"):
+        assert all(write(store, one) for one in made)
+    board = LiveLeaderboard(store, dataclasses.replace(_planned(made), suite=part))
+    board._next = float("inf")
+    for one in made:
+        board.finished(one.spec, one.outcome)
+    live = board.publish()
+    found = leaderboard("classification", Scale.LOCAL, made, declared=whole)
+    assert [one.estimate for one in live.answer.judgements if one.estimate.value is not None] == [
+        one.estimate for one in found.answer.judgements if one.estimate.value is not None
+    ]
+    assert live.sections[0].rows[0].versus_reference == found.sections[0].rows[0].versus_reference
+    assert live.sections[0].rows[0].versus_reference is not None
