@@ -68,8 +68,9 @@ def _quantity(one: Judgement) -> str:
 def _needs(one: Judgement) -> str:
     place, estimate = one.resolved, one.estimate
     missing = estimate.seeds_missing or 0
+    seeds = "seed" if missing == 1 else "seeds"
     return (
-        f"about {missing} more seeds would decide {one.contrast.words} on {place.workload.task} in {place.precision} "
+        f"about {missing} more {seeds} would decide {one.contrast.words} on {place.workload.task} in {place.precision} "
         f"({estimate_text(estimate)})"
     )
 
